@@ -1,0 +1,103 @@
+"""Background jobs behind one config string.
+
+    worker = offload.connect("sqlite:///jobs.db")
+
+    @worker.handler("greet")
+    async def greet(args):
+        print("hello", args["name"])
+
+    async with worker:
+        await worker.perform(Job("greet", {"name": "Ada"}))
+
+Read `worker`, `job` and `driver` first; they are the contract.
+"""
+
+from offload import asgi
+from offload.adapters import Adapter, connect, hookimpl
+from offload.claims import Claims, Limits
+from offload.driver import (
+    Counts,
+    DeadLetterStore,
+    Delivery,
+    Driver,
+    Entry,
+    Failure,
+    Fetched,
+    Leases,
+    Settlement,
+    StoredDeadLetter,
+    Subscription,
+    Verdict,
+)
+from offload.errors import (
+    AlreadyRunningError,
+    BackendError,
+    BackendUnavailableError,
+    ConfigError,
+    DuplicateHandlerError,
+    InvalidJobError,
+    JobTooLargeError,
+    OffloadError,
+    UnknownAdapterError,
+    UnknownHandlerError,
+    UnknownQueueError,
+    UnsupportedError,
+    UsageError,
+    WorkerStoppedError,
+)
+from offload.job import Args, Handler, Job, JobContext, current_job
+from offload.program import run
+from offload.retry import Backoff, Reject, Retry, constant, exponential
+from offload.worker import DeadLetter, DeadLetters, QueueCounts, State, StopReport, Worker
+
+__all__ = [
+    "Adapter",
+    "AlreadyRunningError",
+    "Args",
+    "BackendError",
+    "BackendUnavailableError",
+    "Backoff",
+    "Claims",
+    "ConfigError",
+    "Counts",
+    "DeadLetter",
+    "DeadLetterStore",
+    "DeadLetters",
+    "Delivery",
+    "Driver",
+    "DuplicateHandlerError",
+    "Entry",
+    "Failure",
+    "Fetched",
+    "Handler",
+    "InvalidJobError",
+    "Job",
+    "JobContext",
+    "JobTooLargeError",
+    "Leases",
+    "Limits",
+    "OffloadError",
+    "QueueCounts",
+    "Reject",
+    "Retry",
+    "Settlement",
+    "State",
+    "StopReport",
+    "StoredDeadLetter",
+    "Subscription",
+    "UnknownAdapterError",
+    "UnknownHandlerError",
+    "UnknownQueueError",
+    "UnsupportedError",
+    "UsageError",
+    "Verdict",
+    "Worker",
+    "WorkerStoppedError",
+    "asgi",
+    "connect",
+    "constant",
+    "current_job",
+    "exponential",
+    "hookimpl",
+    "run",
+]

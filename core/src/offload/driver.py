@@ -1,0 +1,207 @@
+"""The second door for adapters: a few storage primitives, in batches.
+
+Write a `Driver` and core's engine makes a `Worker` of it, with lifecycle,
+validation, concurrency, timeouts, retries and draining done. Write a `Worker`
+instead if your library runs its own loop. Both are certified alike.
+
+What holds for every method of a driver:
+
+- It raises `BackendUnavailableError` when the backend is away, within a bound
+  of its own, and never hangs.
+- Cancelling it leaves the driver usable; the outcome of that one call is then
+  unknown.
+- One step each: a crash inside it may duplicate a job, never lose it.
+- Due times are judged by the backend's clock, in whole milliseconds since the
+  epoch, rounded so that nothing is ever early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from offload.worker import QueueCounts
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A job to store."""
+
+    id: str
+    queue: str
+    body: bytes
+    delay_ms: int = 0
+    """Due so long after now, by the backend's clock."""
+    at_ms: int | None = None
+    """Due at this instant; then `delay_ms` is 0."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """A job handed to one worker, which alone may run and settle it while the lease lasts."""
+
+    id: str
+    queue: str
+    body: bytes
+    attempt: int
+    """Which run this is, from 1; runs that a crash cut short count."""
+    due_ms: int
+    receipt: Any
+    """The driver's own: what it needs to settle this delivery and no other run of the job."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a run failed, to be kept with the job."""
+
+    error: str
+    traceback: str = ""
+
+
+class Verdict(Enum):
+    """What becomes of a delivered job."""
+
+    ACKNOWLEDGE = "acknowledge"
+    """Done: forget it."""
+    RETRY = "retry"
+    """Failed: deliver it again after `delay_ms`, as the next attempt."""
+    DEAD_LETTER = "dead letter"
+    """Failed for good: keep it among the dead letters, with its failure."""
+    RELEASE = "release"
+    """Not finished: give it back to the head of its queue; this attempt doesn't count."""
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """A verdict on one delivery."""
+
+    delivery: Delivery
+    verdict: Verdict
+    delay_ms: int = 0
+    failure: Failure | None = None
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """What one fetch brought."""
+
+    deliveries: Sequence[Delivery]
+    next_due_ms: int | None = None
+    """Milliseconds from now until the next scheduled job is due, if the driver knows of one."""
+
+
+class Subscription(Protocol):
+    """The consuming side of a driver, for a fixed set of queues."""
+
+    async def fetch(self, limit: int) -> Fetched:
+        """Lease up to `limit` jobs that are due, without waiting for any.
+
+        No queue starves another (QUE-3). The engine lets a fetch end before it
+        stops, so what was leased is never left without an owner.
+        """
+        ...
+
+    async def wait(self, timeout: float) -> None:
+        """Return when a fetch may bring something, or after `timeout` seconds.
+
+        Only a hint, and cancelled freely: it takes no job. A job that arrives
+        between the last fetch and this call ends it at once.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        """Carry out each verdict, and return the deliveries that were no longer ours (DUR-8)."""
+        ...
+
+    async def close(self) -> None:
+        """Stop consuming. What was leased and not settled goes back at once, where it can."""
+        ...
+
+
+@runtime_checkable
+class Leases(Protocol):
+    """A subscription whose leases run out unless they are extended."""
+
+    lease: timedelta
+
+    def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """Hold these for another `lease`, and return those that are no longer ours.
+
+        A plain function, called every third of the lease from a thread of the
+        engine, so that a handler which blocks the event loop loses no lease.
+        """
+        ...
+
+
+class Driver(Protocol):
+    """The storing side of a backend, and the way to a subscription."""
+
+    async def open(self) -> None:
+        """Connect. After a failure, it may be called again."""
+        ...
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        """Store these, and return when all are safe.
+
+        When it raises, none is, unless the error says `maybe_stored`.
+        """
+        ...
+
+    async def subscribe(self, queues: Sequence[str]) -> Subscription:
+        """Begin to consume these queues."""
+        ...
+
+    async def close(self) -> Sequence[str]:
+        """Disconnect; the driver may be opened again.
+
+        Returns the ids of the jobs that nothing but this object remembers:
+        none, if the backend is durable.
+        """
+        ...
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A driver that can tell how much there is of everything."""
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        """The counts of every queue that holds a job."""
+        ...
+
+
+class StoredDeadLetter(msgspec.Struct, frozen=True):
+    """A dead letter as the driver keeps it; its body may not decode."""
+
+    id: str
+    queue: str
+    body: bytes
+    attempts: int
+    died_ms: int
+    failure: Failure
+
+
+@runtime_checkable
+class DeadLetterStore(Protocol):
+    """A driver that gives access to dead letters. Unknown ids are passed over."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        """Up to `limit`, the oldest first, beginning behind the one whose id is `after`.
+
+        If that one is gone, beginning where it would have stood, as far as the
+        driver can tell; else from the start.
+        """
+        ...
+
+    async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
+        """The one with this id."""
+        ...
+
+    async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:
+        """Put these back into their queues as attempt 1, and return the ids that were.
+
+        In one step each: a job and its dead letter are never both there, nor both gone.
+        """
+        ...
+
+    async def discard_dead(self, ids: Sequence[str]) -> Sequence[str]:
+        """Forget these for ever, and return the ids that were."""
+        ...

@@ -1,0 +1,53 @@
+"""Dead letters as an application sees them: decoded, where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from offload import envelope
+from offload.driver import DeadLetterStore, StoredDeadLetter
+from offload.worker import DeadLetter
+
+
+class StoredDeadLetters:
+    """Access to the dead letters of a driver."""
+
+    def __init__(self, store: DeadLetterStore, ready: Callable[[], Awaitable[None]]) -> None:
+        self._store = store
+        self._ready = ready
+
+    async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
+        await self._ready()
+        return [_decoded(stored) for stored in await self._store.list_dead(limit, after)]
+
+    async def show(self, job_id: str) -> DeadLetter | None:
+        await self._ready()
+        stored = await self._store.show_dead(job_id)
+        return None if stored is None else _decoded(stored)
+
+    async def requeue(self, ids: Sequence[str]) -> Sequence[str]:
+        await self._ready()
+        return await self._store.requeue_dead(ids)
+
+    async def discard(self, ids: Sequence[str]) -> Sequence[str]:
+        await self._ready()
+        return await self._store.discard_dead(ids)
+
+
+def _decoded(stored: StoredDeadLetter) -> DeadLetter:
+    handler, args = None, None
+    try:
+        job = envelope.decode(stored.body)
+        handler, args = job.handler, job.args
+    except (envelope.UndecodableError, envelope.NewerVersionError):
+        pass  # whoever looks wants to see that it is there, most of all
+    return DeadLetter(
+        id=stored.id,
+        queue=stored.queue,
+        handler=handler,
+        args=args,
+        attempts=stored.attempts,
+        error=stored.failure.error,
+        traceback=stored.failure.traceback,
+        died_ms=stored.died_ms,
+    )

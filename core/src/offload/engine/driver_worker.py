@@ -1,0 +1,336 @@
+"""A `Worker` made of a driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from offload.args import encode_args
+from offload.claims import Claims, Limits
+from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
+from offload.driver import Counts, DeadLetterStore, Driver, Entry
+from offload.duration import format_duration
+from offload.engine.dead_letters import StoredDeadLetters
+from offload.engine.dispatcher import Dispatcher
+from offload.engine.outbox import MAX_BATCH, Outbox
+from offload.engine.registry import Registry
+from offload.engine.run import to_delay_ms
+from offload.envelope import encode
+from offload.errors import (
+    AlreadyRunningError,
+    BackendUnavailableError,
+    InvalidJobError,
+    JobTooLargeError,
+    UnknownHandlerError,
+    UnknownQueueError,
+    UnsupportedError,
+    UsageError,
+    WorkerStoppedError,
+)
+from offload.job import NAME_PATTERN, QUEUE_PATTERN, Handler, Job, JobContext, new_job_id
+from offload.observers import Observers
+from offload.retry import Backoff
+from offload.worker import DeadLetters, QueueCounts, State, StopReport, Worker
+
+log = logging.getLogger("offload")
+
+CLOSE_SECONDS = 0.9
+"""How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class DriverWorker(Worker):
+    """What `connect` returns for an adapter that is a driver."""
+
+    def __init__(self, driver: Driver, claims: Claims, limits: Limits, config: Config) -> None:
+        self._driver = driver
+        self.claims = claims
+        self.limits = limits
+        self._config = config
+        self._queues = config[QUEUES]
+        self._registry = Registry(config[MAX_ATTEMPTS])
+        self._observers = Observers()
+        self._outbox = Outbox(driver.enqueue)
+        self._dispatcher: Dispatcher | None = None
+        self._state = State.NEW
+        self._is_open = False
+        self._starting = False
+        self._draining: asyncio.Task[StopReport] | None = None
+        self._lifecycle = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<offload worker {self._config} {self._state.value}>"
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    # -- life ----------------------------------------------------------------
+
+    async def start(self) -> None:
+        if self._starting or self._state in (State.RUNNING, State.STOPPING):
+            raise AlreadyRunningError(f"{self!r} can't be started before it has stopped")
+        self._starting = True
+        try:
+            await self._bind()
+            was_open = self._is_open
+            async with self._lifecycle:
+                await self._open()
+                try:
+                    subscription = await self._driver.subscribe(self._queues)
+                except BaseException:
+                    if not was_open:
+                        self._is_open = False
+                        await self._driver.close()
+                    raise
+                self._dispatcher = Dispatcher(
+                    subscription, self._registry, self._observers, self._config[CONCURRENCY]
+                )
+                self._subscription = subscription
+                self._state = State.RUNNING
+        finally:
+            self._starting = False
+        log.info("worker started on %s", self._config)
+        self._observers.tell("worker_started", worker=self)
+
+    async def stop(self) -> StopReport:
+        if self._state is State.STOPPED and not self._is_open:
+            return StopReport()
+        await self._bind()
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="offload-drain")
+            if not self._starting:
+                self._state = State.STOPPING
+        if self._dispatcher is not None and self._dispatcher.runs_caller():
+            return StopReport()
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self) -> StopReport:
+        finished = 0
+        returned: Sequence[str] = ()
+        lost: Sequence[str] = ()
+        grace = self._config[GRACE].total_seconds()
+        deadline = asyncio.get_running_loop().time() + grace + CLOSE_SECONDS
+        try:
+            async with self._lifecycle:
+                self._state = State.STOPPING
+                if self._dispatcher is not None:
+                    finished, returned = await self._dispatcher.drain(grace, deadline - 0.2)
+                lost = await self._disconnect(deadline)
+        finally:
+            self._dispatcher = None
+            self._draining = None
+            self._state = State.STOPPED
+        if self.claims.durable:
+            report = StopReport(finished, tuple(returned))
+        else:
+            report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
+        for job_id in report.lost:
+            log.warning("job %s is lost unless this worker starts again", job_id)
+        log.info(
+            "worker stopped: %d finished, %d returned, %d lost",
+            report.finished,
+            len(report.returned),
+            len(report.lost),
+        )
+        self._observers.tell("worker_stopped", worker=self, report=report)
+        return report
+
+    async def _disconnect(self, deadline: float) -> Sequence[str]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._outbox.idle()
+                if self._dispatcher is not None:
+                    await self._subscription.close()
+                if self._is_open:
+                    return await self._driver.close()
+        except Exception:
+            log.exception("the driver failed to close")
+        finally:
+            self._is_open = False
+        return ()
+
+    async def _open(self) -> None:
+        if not self._is_open:
+            await self._driver.open()
+            self._is_open = True
+
+    async def _bind(self) -> None:
+        """Belong to the running loop from now on, unless another one that lives has us."""
+        loop = asyncio.get_running_loop()
+        if self.loop is loop:
+            return
+        if self.loop is not None and not self.loop.is_closed():
+            raise UsageError(f"{self!r} belongs to another event loop; use worker.sync from here")
+        if self.loop is not None:
+            # Its loop was closed without a stop, and took every task along.
+            self._lifecycle = asyncio.Lock()
+            self._outbox = Outbox(self._driver.enqueue)
+            self._dispatcher = None
+            self._draining = None
+            if self._state is not State.NEW:
+                self._state = State.STOPPED
+            if self._is_open:
+                self._is_open = False
+                with contextlib.suppress(Exception):
+                    await self._driver.close()
+        self.loop = loop
+
+    # -- performing ----------------------------------------------------------
+
+    async def perform(self, job: Job) -> str:
+        return await self._perform(job)
+
+    async def perform_in(self, job: Job, delay: timedelta | float) -> str:
+        delay_ms = self._read_delay(delay)
+        return await self._perform(job, delay_ms)
+
+    async def perform_at(self, job: Job, when: datetime) -> str:
+        at_ms = self._read_instant(when)
+        return await self._perform(job, 0, at_ms)
+
+    async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
+        """Perform several jobs, in batches; return their ids in order.
+
+        All are checked before any is enqueued. Should the backend fail after
+        some were, the error says `maybe_stored`.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        entries = [self._make_entry(job, 0, None, now_ms) for job in jobs]
+        await self._ready_to_perform()
+        for begin in range(0, len(entries), MAX_BATCH):
+            try:
+                await self._outbox.send(entries[begin : begin + MAX_BATCH])
+            except BackendUnavailableError as error:
+                error.maybe_stored = error.maybe_stored or begin > 0
+                raise
+        return [entry.id for entry in entries]
+
+    async def _perform(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
+        now_ms = time.time_ns() // 1_000_000
+        entry = self._make_entry(job, delay_ms, at_ms, now_ms)
+        await self._ready_to_perform()
+        await self._outbox.send((entry,))
+        if self._observers.wants("job_enqueued"):
+            due_ms = now_ms + delay_ms if at_ms is None else at_ms
+            context = JobContext(entry.id, entry.queue, job.handler, 0, now_ms, due_ms)
+            self._observers.tell("job_enqueued", job=context)
+        return entry.id
+
+    async def _ready_to_perform(self) -> None:
+        if self.loop is not asyncio.get_running_loop():
+            await self._bind()
+        if self._draining is not None or self._state is State.STOPPED:
+            raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
+        if not self._is_open:
+            async with self._lifecycle:
+                if self._draining is not None:
+                    raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
+                await self._open()
+
+    def _make_entry(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
+        if not isinstance(job, Job):
+            raise InvalidJobError(f"a Job is performed, not {type(job).__name__}")
+        handler, queue = job.handler, job.queue
+        if handler not in self._registry:
+            self._check_handler(handler)
+        if queue not in self._queues:
+            self._check_queue(queue)
+        args = encode_args(job.args)
+        if len(args) > self.limits.max_job_bytes:
+            raise JobTooLargeError(
+                f"the args take {len(args)} bytes as JSON; "
+                f"{self._config} accepts {self.limits.max_job_bytes}"
+            )
+        job_id = new_job_id()
+        return Entry(job_id, queue, encode(job_id, handler, now_ms, args), delay_ms, at_ms)
+
+    def _check_handler(self, handler: Any) -> None:
+        if not isinstance(handler, str) or not NAME_PATTERN.fullmatch(handler):
+            raise InvalidJobError(f"handler {handler!r}: must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+        if not self.claims.distributed:
+            known = ", ".join(sorted(self._registry)) or "none"
+            raise UnknownHandlerError(f"handler {handler!r} is not registered; registered: {known}")
+
+    def _check_queue(self, queue: Any) -> None:
+        if not isinstance(queue, str) or not QUEUE_PATTERN.fullmatch(queue):
+            raise InvalidJobError(f"queue {queue!r}: must be 1 to 120 of A-Z a-z 0-9 _ -")
+        if not self.claims.distributed:
+            raise UnknownQueueError(
+                f"queue {queue!r} is not consumed by this worker, and no other process could; "
+                f"its queues: {', '.join(self._queues)}"
+            )
+
+    def _read_delay(self, delay: timedelta | float) -> int:
+        if not isinstance(delay, timedelta):
+            if isinstance(delay, bool) or not isinstance(delay, int | float):
+                raise InvalidJobError(
+                    f"delay: must be a timedelta or seconds, not {type(delay).__name__}"
+                )
+            if not math.isfinite(delay):
+                raise InvalidJobError(f"delay: must be finite, not {delay}")
+            try:
+                delay = timedelta(seconds=delay)
+            except OverflowError:
+                delay = timedelta.max if delay > 0 else timedelta.min
+        self._check_reach(delay)
+        return to_delay_ms(delay)
+
+    def _read_instant(self, when: datetime) -> int:
+        if not isinstance(when, datetime):
+            raise InvalidJobError(f"when: must be a datetime, not {type(when).__name__}")
+        if when.utcoffset() is None:
+            raise InvalidJobError("when: must have a zone, for example tzinfo=UTC")
+        # By way of UTC, so that both folds of a DST change are told apart (TIME-8).
+        since_epoch = when.astimezone(UTC) - _EPOCH
+        self._check_reach(since_epoch - timedelta(seconds=time.time()))
+        return -(-since_epoch // _MILLISECOND)
+
+    def _check_reach(self, delay: timedelta) -> None:
+        if delay > self.limits.max_delay:
+            raise UnsupportedError(
+                f"a job can be scheduled up to {format_duration(self.limits.max_delay)} ahead "
+                f"on {self._config}"
+            )
+
+    # -- the rest ------------------------------------------------------------
+
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> None:
+        self._registry.add(name, handler, max_attempts, backoff, timeout)
+
+    def observe(self, observer: object) -> None:
+        self._observers.add(observer)
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        if not isinstance(self._driver, Counts):
+            return await super().counts()
+        await self._ready_to_look()
+        return await self._driver.counts()
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        if not self.claims.dead_letters or not isinstance(self._driver, DeadLetterStore):
+            return super().dead_letters
+        return StoredDeadLetters(self._driver, self._ready_to_look)
+
+    async def _ready_to_look(self) -> None:
+        """Looking at a backend is allowed at any time, also after stop."""
+        await self._bind()
+        async with self._lifecycle:
+            await self._open()

@@ -1,0 +1,53 @@
+"""Leases are extended from a thread of their own, which no handler can block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Collection
+
+from offload.driver import Delivery, Leases
+
+log = logging.getLogger("offload")
+
+
+class LeaseKeeper:
+    """Extends what `held` returns every third of the lease, and tells `lost` what is gone."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        held: Callable[[], Collection[Delivery]],
+        lost: Callable[[Collection[Delivery]], None],
+    ) -> None:
+        """Both callbacks are called from the keeper's thread."""
+        self._leases = leases
+        self._held = held
+        self._lost = lost
+        self._stopping = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._keep, name="offload-leases", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End the thread, after an extension that is under way."""
+        self._stopping.set()
+        await self._ended.wait()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        self._extend_until_stopped()
+        with contextlib.suppress(RuntimeError):  # the loop was closed without a stop
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    def _extend_until_stopped(self) -> None:
+        while not self._stopping.wait(self._leases.lease.total_seconds() / 3):
+            try:
+                lost = self._leases.extend(self._held())
+                if lost:
+                    self._lost(lost)
+            except Exception as error:  # the next turn comes before the lease ends
+                log.warning("leases can't be extended now: %s", error)

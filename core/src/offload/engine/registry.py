@@ -1,0 +1,95 @@
+"""The handlers of a worker."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from offload.errors import DuplicateHandlerError
+from offload.job import NAME_PATTERN, Handler
+from offload.retry import Backoff, exponential
+
+DEFAULT_BACKOFF = exponential()
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A handler with its options."""
+
+    function: Handler
+    is_async: bool
+    max_attempts: int
+    backoff: Backoff
+    timeout: float | None
+    """In seconds."""
+
+
+class Registry:
+    """Handlers by name."""
+
+    def __init__(self, max_attempts: int) -> None:
+        self._handlers: dict[str, Registered] = {}
+        self.get = self._handlers.get
+        self.absent = Registered(_absent, True, max_attempts, DEFAULT_BACKOFF, None)
+        """Stands in for a handler that isn't registered here, with the worker's own options."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._handlers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handlers)
+
+    def add(
+        self,
+        name: str,
+        function: Handler,
+        max_attempts: int | None,
+        backoff: Backoff | None,
+        timeout: timedelta | float | None,
+    ) -> None:
+        """See `Worker.register`."""
+        if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+            raise ValueError(f"handler name {name!r}: must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+        if not callable(function):
+            raise TypeError(f"handler {name!r}: {function!r} is not callable")
+        if name in self._handlers:
+            raise DuplicateHandlerError(f"handler {name!r} is registered already")
+        if max_attempts is None:
+            max_attempts = self.absent.max_attempts
+        elif type(max_attempts) is not int or max_attempts < 1:
+            raise ValueError(f"handler {name!r}: max_attempts must be an int from 1, not {max_attempts!r}")
+        if backoff is not None and not callable(backoff):
+            raise TypeError(f"handler {name!r}: backoff {backoff!r} is not callable")
+        self._handlers[name] = Registered(
+            function,
+            _is_async(function),
+            max_attempts,
+            backoff or DEFAULT_BACKOFF,
+            None if timeout is None else _seconds(name, timeout),
+        )
+
+
+def _seconds(name: str, timeout: timedelta | float) -> float:
+    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"handler {name!r}: timeout must be a timedelta or seconds")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"handler {name!r}: timeout must be more than 0 s and finite")
+    return float(seconds)
+
+
+def _is_async(function: Handler) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    # An object with an async __call__ is as good as an async def.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004  (its kind is asked, not whether)
+    )
+
+
+async def _absent(_: object) -> None:
+    raise AssertionError("never called: a job without a handler fails before it runs")

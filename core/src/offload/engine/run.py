@@ -1,0 +1,87 @@
+"""One run of one job, and the verdict on it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import traceback
+from datetime import timedelta
+from enum import Enum
+
+from offload.driver import Delivery, Failure, Settlement, Verdict
+from offload.engine.registry import DEFAULT_BACKOFF, Registered
+from offload.job import Args, JobContext
+from offload.retry import Reject, Retry
+
+log = logging.getLogger("offload")
+
+MAX_ERROR_CHARS = 1_000
+MAX_TRACEBACK_CHARS = 16_000
+
+
+class Interruption(Enum):
+    """Why the engine cancelled a run; no failure of the job's."""
+
+    STOPPING = "the worker stopped"
+    LEASE_LOST = "its lease was lost"
+
+
+class Run:
+    """A delivery with its handler, while it runs."""
+
+    __slots__ = ("args", "context", "delivery", "handler", "interruption", "task")
+
+    def __init__(
+        self, delivery: Delivery, handler: Registered, context: JobContext, args: Args
+    ) -> None:
+        self.delivery = delivery
+        self.handler = handler
+        self.context = context
+        self.args = args
+        self.task: asyncio.Task[None] | None = None
+        self.interruption: Interruption | None = None
+
+    def interrupt(self, why: Interruption) -> None:
+        """Cancel the handler, as far as it can be."""
+        self.interruption = why
+        if self.task is not None:
+            self.task.cancel()
+
+
+def judge(delivery: Delivery, handler: Registered, error: BaseException) -> Settlement:
+    """What becomes of a job whose run ended in this error (FAIL-1 to FAIL-3, FAIL-9)."""
+    failure = describe(error)
+    if isinstance(error, Reject) or delivery.attempt >= handler.max_attempts:
+        return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
+    wait = error.after if isinstance(error, Retry) else _backoff(handler, delivery.attempt)
+    return Settlement(delivery, Verdict.RETRY, delay_ms=to_delay_ms(wait), failure=failure)
+
+
+def _backoff(handler: Registered, attempt: int) -> timedelta:
+    try:
+        wait = handler.backoff(attempt)
+        if isinstance(wait, timedelta):
+            return wait
+        log.error("a backoff returned %s, not a timedelta; the default is used", type(wait))
+    except Exception:
+        log.exception("a backoff raised; the default is used")
+    return DEFAULT_BACKOFF(attempt)
+
+
+def to_delay_ms(delay: timedelta) -> int:
+    """A delay in whole milliseconds, rounded up so that nothing is early."""
+    return max(0, math.ceil(delay / timedelta(milliseconds=1)))
+
+
+def describe(error: BaseException) -> Failure:
+    """The error as text that every backend can store."""
+    summary = traceback.format_exception_only(error)[-1].strip()
+    # The first frame is the engine's own, and of no use to whoever reads it.
+    frames = error.__traceback__ and error.__traceback__.tb_next
+    trace = "".join(traceback.format_exception(type(error), error, frames))
+    return Failure(_storable(summary[:MAX_ERROR_CHARS]), _storable(trace[-MAX_TRACEBACK_CHARS:]))
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,93 @@
+"""What is performed, and what a handler learns of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+import msgspec
+
+from offload.errors import UsageError
+
+Args: TypeAlias = dict[str, Any]
+"""A JSON object: str keys; values of str, int, float, bool, None, list and dict."""
+
+Handler: TypeAlias = Callable[[Args], Awaitable[None] | None]
+"""`def` or `async def`, with one argument: the args of the job."""
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+"""What a handler may be called."""
+
+QUEUE_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
+"""What a queue or a namespace may be called: every backend can carry this as it is."""
+
+
+# Structs of msgspec where most would be dataclasses: one is made for each job at each
+# step, and a frozen dataclass costs several times as much to make.
+class Job(msgspec.Struct, frozen=True):
+    """A piece of work: the name of its handler, the args for it, and the queue it waits in."""
+
+    handler: str
+    args: Args = msgspec.field(default_factory=dict)
+    queue: str = "default"
+
+
+class JobContext(msgspec.Struct, frozen=True):
+    """One run of a job, as its handler and the observers see it."""
+
+    id: str
+    queue: str
+    handler: str
+    attempt: int
+    """1 for the first run; 0 before it."""
+    enqueued_ms: int
+    """When it was performed, by the performer's clock: milliseconds since the epoch."""
+    due_ms: int
+    """When this attempt was due, by the backend's clock: milliseconds since the epoch."""
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When it was performed, by the performer's clock."""
+        return datetime.fromtimestamp(self.enqueued_ms / 1000, UTC)
+
+    @property
+    def due_at(self) -> datetime:
+        """When this attempt was due, by the backend's clock."""
+        return datetime.fromtimestamp(self.due_ms / 1000, UTC)
+
+
+running_job: ContextVar[JobContext] = ContextVar("offload_running_job")
+
+
+def current_job() -> JobContext:
+    """The job that the calling handler runs for.
+
+    Raises:
+        UsageError: outside a handler.
+    """
+    try:
+        return running_job.get()
+    except LookupError:
+        raise UsageError("current_job() was called outside a handler") from None
+
+
+_random = random.Random()
+# A forked child would otherwise repeat its parent's ids.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+_VERSION_AND_VARIANT = 0x7000_8000_0000_0000_0000
+_RANDOM = 0x0FFF_0FFF_FFFF_FFFF_FFFF
+
+
+def new_job_id() -> str:
+    """A UUID of version 7 as 32 hex digits: unique, and sorted by the time of its making."""
+    milliseconds = time.time_ns() // 1_000_000
+    return f"{milliseconds << 80 | _VERSION_AND_VARIANT | _random.getrandbits(80) & _RANDOM:032x}"

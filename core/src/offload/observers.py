@@ -1,0 +1,110 @@
+"""Observers: what a worker tells of its work, as pluggy hooks.
+
+An observer is any object, or module, with methods marked `offload.hookimpl`:
+
+    class Metrics:
+        @offload.hookimpl
+        def job_succeeded(self, job):
+            succeeded.inc(handler=job.handler)
+
+    worker.observe(Metrics())
+
+Hooks are plain functions, called on the event loop: be quick. One that raises
+is logged and disturbs no job (FAIL-6). A hook that nobody implements isn't called.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from offload.job import JobContext
+
+if TYPE_CHECKING:
+    from offload.worker import StopReport, Worker
+
+log = logging.getLogger("offload")
+
+hookspec = pluggy.HookspecMarker("offload")
+hookimpl = pluggy.HookimplMarker("offload")
+
+
+class ObserverHooks:
+    """The hooks, each with what it is told."""
+
+    @hookspec
+    def worker_started(self, worker: Worker) -> None:
+        """The worker takes jobs."""
+
+    @hookspec
+    def worker_stopped(self, worker: Worker, report: StopReport) -> None:
+        """The worker has drained."""
+
+    @hookspec
+    def job_enqueued(self, job: JobContext) -> None:
+        """The backend has accepted a job that this worker performed."""
+
+    @hookspec
+    def job_started(self, job: JobContext) -> None:
+        """A handler is about to run."""
+
+    @hookspec
+    def job_succeeded(self, job: JobContext) -> None:
+        """A handler returned, and the backend has acknowledged the job."""
+
+    @hookspec
+    def job_failed(self, job: JobContext, error: BaseException) -> None:
+        """A run failed; `job_retried` or `job_dead` follows when that is settled."""
+
+    @hookspec
+    def job_retried(self, job: JobContext, delay: timedelta) -> None:
+        """The backend holds the job for its next attempt, after `delay`."""
+
+    @hookspec
+    def job_dead(self, job: JobContext, error: str) -> None:
+        """The backend holds the job as a dead letter."""
+
+    @hookspec
+    def job_returned(self, job: JobContext) -> None:
+        """A run was given up because the worker stopped or lost its lease; the job runs again."""
+
+
+class Observers:
+    """The observers of one worker."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager("offload")
+        self._manager.add_hookspecs(ObserverHooks)
+        self._wanted: frozenset[str] = frozenset()
+
+    def add(self, observer: object) -> None:
+        """Call this observer from now on.
+
+        Raises:
+            ValueError: it is an observer already, or implements no hook of ours.
+        """
+        name = self._manager.register(observer)
+        callers = self._manager.get_hookcallers(observer) or []
+        try:
+            self._manager.check_pending()
+            if not callers:
+                raise ValueError(f"{observer!r} has no method marked with offload.hookimpl")
+        except (ValueError, pluggy.PluginValidationError) as error:
+            self._manager.unregister(name=name)
+            raise ValueError(f"not an observer: {error}") from None
+        self._wanted |= {caller.name for caller in callers}
+
+    def wants(self, hook: str) -> bool:
+        """Whether anybody implements this hook."""
+        return hook in self._wanted
+
+    def tell(self, hook: str, **what: Any) -> None:
+        """Call a hook; what it raises is logged."""
+        if hook in self._wanted:
+            try:
+                getattr(self._manager.hook, hook)(**what)
+            except Exception:
+                log.exception("an observer raised in %s", hook)

@@ -1,0 +1,249 @@
+"""The first door: `Worker`, the whole of what an application sees of a backend."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import msgspec
+
+from offload.errors import UnsupportedError
+from offload.job import Args, Handler, Job
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from offload.retry import Backoff
+    from offload.sync import SyncWorker
+
+H = TypeVar("H", bound=Handler)
+
+
+class State(Enum):
+    """Where a worker stands in its life (LIFE-1)."""
+
+    NEW = "new"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    """`stop` was called, and running handlers are being waited for."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class StopReport:
+    """What became of the jobs that a worker held when it stopped (LIFE-13)."""
+
+    finished: int = 0
+    """Jobs that ended, in success or failure, between `stop` and its return."""
+    returned: tuple[str, ...] = ()
+    """Ids of jobs handed back unfinished to a durable backend: they run again, elsewhere or later."""
+    lost: tuple[str, ...] = ()
+    """Ids of jobs that only this process remembers. They run if this worker starts again, else never."""
+
+
+class QueueCounts(msgspec.Struct, frozen=True):
+    """How many jobs of a queue are in each state."""
+
+    waiting: int = 0
+    scheduled: int = 0
+    """Due later, retries included."""
+    running: int = 0
+    """Leased to a worker, its prefetched jobs included."""
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that failed for good."""
+
+    id: str
+    queue: str
+    handler: str | None
+    """None when the stored bytes can't be read."""
+    args: Args | None
+    """None when the stored bytes can't be read."""
+    attempts: int
+    error: str
+    traceback: str
+    died_ms: int
+
+    @property
+    def died_at(self) -> datetime:
+        """When it was given up, by the backend's clock."""
+        return datetime.fromtimestamp(self.died_ms / 1000, UTC)
+
+
+class DeadLetters(Protocol):
+    """Access to the dead letters of a backend."""
+
+    async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
+        """A page of up to `limit`, the oldest first, behind the one whose id is `after` (DEAD-1)."""
+        ...
+
+    async def show(self, job_id: str) -> DeadLetter | None:
+        """The dead letter with this id."""
+        ...
+
+    async def requeue(self, ids: Sequence[str]) -> Sequence[str]:
+        """Let these run again, as attempt 1; returns the ids that were dead (DEAD-2)."""
+        ...
+
+    async def discard(self, ids: Sequence[str]) -> Sequence[str]:
+        """Forget these for ever; returns the ids that were dead (DEAD-3)."""
+        ...
+
+
+class Worker(abc.ABC):
+    """Performs jobs now or later, and runs their handlers.
+
+    The seven abstract members are the contract. The others are made of them,
+    or raise `UnsupportedError` until an adapter offers more.
+    """
+
+    loop: asyncio.AbstractEventLoop | None = None
+    """The event loop that this worker is bound to, if it is; `sync` sends its calls there."""
+
+    @property
+    @abc.abstractmethod
+    def state(self) -> State:
+        """Where this worker stands in its life (LIFE-1)."""
+
+    @abc.abstractmethod
+    async def start(self) -> None:
+        """Begin to take jobs; return when the worker does (LIFE-2).
+
+        Raises:
+            AlreadyRunningError: it runs, or is still draining; nothing changes (LIFE-3).
+            BackendUnavailableError: the backend is away; start may be called again (LIFE-4).
+        """
+
+    @abc.abstractmethod
+    async def stop(self) -> StopReport:
+        """Take no new job, let running handlers end, and close (LIFE-5 to LIFE-13).
+
+        Handlers get the `grace` to end; then those that can be are cancelled
+        and their jobs go back. Every call returns after the one drain, except
+        from a handler of this worker: there it starts the drain and returns
+        an empty report at once (LIFE-11).
+        """
+
+    @abc.abstractmethod
+    async def perform(self, job: Job) -> str:
+        """Enqueue a job to run as soon as may be; return its id when it is safe (PERF-1).
+
+        Raises:
+            InvalidJobError: names or args that can't be carried (PERF-4, ARGS-4).
+            JobTooLargeError: args over the backend's `max_job_bytes` (ARGS-5).
+            UnknownHandlerError, UnknownQueueError: nobody could run it (PERF-6, QUE-2).
+            WorkerStoppedError: `stop` was called (LIFE-5).
+            BackendUnavailableError: with `maybe_stored` (PERF-8).
+        """
+
+    @abc.abstractmethod
+    async def perform_in(self, job: Job, delay: timedelta | float) -> str:
+        """Enqueue a job to run after a delay (a timedelta, or seconds); otherwise as `perform`.
+
+        Zero or less: at once. Never early, by the backend's clock (TIME-1).
+
+        Raises:
+            InvalidJobError: besides, a delay that is not a finite number (TIME-4).
+            UnsupportedError: farther than the backend's `max_delay` (TIME-6).
+        """
+
+    @abc.abstractmethod
+    async def perform_at(self, job: Job, when: datetime) -> str:
+        """Enqueue a job to run at an instant, in any zone; otherwise as `perform_in`.
+
+        Raises:
+            InvalidJobError: besides, a datetime without a zone (TIME-4).
+        """
+
+    @abc.abstractmethod
+    def register(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> None:
+        """Let `handler` run the jobs of this name, from now on (REG-4).
+
+        Args:
+            name: 1 to 128 of `A-Z a-z 0-9 _ . : -`.
+            handler: `def` or `async def`, called with the args.
+            max_attempts: runs before the job is a dead letter; the worker's, if not given.
+            backoff: waits between attempts; exponential from one second, if not given.
+            timeout: a timedelta or seconds, after which a run has failed (FAIL-5). A `def`
+                handler can't be stopped: it keeps its slot until it ends.
+
+        Raises:
+            ValueError: a bad name or option (REG-1). TypeError: not callable (REG-2).
+            DuplicateHandlerError: the name is taken; the first handler stays (REG-3).
+        """
+
+    def handler(self, name: str, **options: Any) -> Callable[[H], H]:
+        """`register` as a decorator, with the same options."""
+
+        def decorate(handler: H) -> H:
+            self.register(name, handler, **options)
+            return handler
+
+        return decorate
+
+    async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
+        """Perform several jobs; return their ids in order. An adapter may do it in one step."""
+        return [await self.perform(job) for job in jobs]
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        """How many jobs wait, are scheduled, run and are dead, by queue.
+
+        Raises:
+            UnsupportedError: the backend can't count.
+        """
+        raise UnsupportedError(f"{self!r} can't count its jobs")
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The jobs that failed for good.
+
+        Raises:
+            UnsupportedError: `dead_letters` isn't claimed.
+        """
+        raise UnsupportedError(f"{self!r} gives no access to dead letters")
+
+    def observe(self, observer: object) -> None:
+        """Call the hooks of `observer` from now on; see `offload.observers`.
+
+        Raises:
+            UnsupportedError: the adapter has no observers.
+        """
+        raise UnsupportedError(f"{self!r} has no observers")
+
+    @property
+    def sync(self) -> SyncWorker:
+        """The same calls for code without an event loop, safe from any thread."""
+        from offload.sync import SyncWorker  # most programs never ask for it
+
+        facade: SyncWorker | None = self.__dict__.get("_sync")
+        if facade is None:
+            facade = self.__dict__["_sync"] = SyncWorker(self)
+        return facade
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
