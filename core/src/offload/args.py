@@ -59,7 +59,7 @@ def _check_dict(value: dict[Any, Any], depth: int) -> None:
         try:
             _check(item, kind, depth)
         except _RefusedError as refused:
-            refused.steps.append(f".{key}" if key.isidentifier() else f"[{ascii(key)}]")
+            refused.steps.append(f".{key}" if key.isidentifier() else f"[{key!a}]")
             raise
 
 

@@ -21,7 +21,7 @@ def lifespan(
     """
 
     @asynccontextmanager
-    async def run(app: Any) -> AsyncIterator[None]:
+    async def run(_app: Any) -> AsyncIterator[None]:
         if not worker_off:
             await worker.start()
         try:

@@ -83,7 +83,9 @@ def _names(text: str) -> tuple[str, ...]:
     raise ValueError("names of 1 to 120 of A-Z a-z 0-9 _ -, with commas between them")
 
 
-QUEUES = Option("queues", ("default",), _names)
+_DEFAULT_QUEUES: tuple[str, ...] = ("default",)
+
+QUEUES = Option("queues", _DEFAULT_QUEUES, _names)
 CONCURRENCY = Option("concurrency", 25, integer(1, 10_000))
 MAX_ATTEMPTS = Option("max_attempts", 4, integer(1, 1_000_000))
 GRACE = Option("grace", timedelta(seconds=30), duration(timedelta(0), timedelta(days=1)))
@@ -120,7 +122,7 @@ def parse_address(url: str) -> Address:
     """Split a config string.
 
     Raises:
-        ConfigError: it isn't of the form `scheme://…`. Never shows the string: it may hold a secret.
+        ConfigError: it isn't of the form `scheme://…`. It isn't shown: it may hold a secret.
     """
     form = "the config string must have the form scheme://[user[:password]@][host[:port]][/path]"
     if not isinstance(url, str) or "://" not in url:

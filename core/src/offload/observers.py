@@ -87,14 +87,15 @@ class Observers:
             ValueError: it is an observer already, or implements no hook of ours.
         """
         name = self._manager.register(observer)
-        callers = self._manager.get_hookcallers(observer) or []
+        callers = self._manager.get_hookcallers(observer)
+        fault = "it has no method marked with offload.hookimpl"
         try:
             self._manager.check_pending()
-            if not callers:
-                raise ValueError(f"{observer!r} has no method marked with offload.hookimpl")
-        except (ValueError, pluggy.PluginValidationError) as error:
+        except pluggy.PluginValidationError as error:
+            callers, fault = None, str(error)
+        if not callers:
             self._manager.unregister(name=name)
-            raise ValueError(f"not an observer: {error}") from None
+            raise ValueError(f"{observer!r} is no observer: {fault}")
         self._wanted |= {caller.name for caller in callers}
 
     def wants(self, hook: str) -> bool:

@@ -36,7 +36,7 @@ def exponential(
 
 def constant(wait: timedelta) -> Backoff:
     """The same wait before every attempt."""
-    return lambda attempt: wait
+    return lambda _attempt: wait
 
 
 class Retry(Exception):  # noqa: N818  (raised to decide, not to report an error)

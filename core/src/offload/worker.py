@@ -41,9 +41,9 @@ class StopReport:
     finished: int = 0
     """Jobs that ended, in success or failure, between `stop` and its return."""
     returned: tuple[str, ...] = ()
-    """Ids of jobs handed back unfinished to a durable backend: they run again, elsewhere or later."""
+    """Ids of jobs handed back unfinished to a durable backend: they run again."""
     lost: tuple[str, ...] = ()
-    """Ids of jobs that only this process remembers. They run if this worker starts again, else never."""
+    """Ids of jobs that only this process remembers: they run if this worker starts again."""
 
 
 class QueueCounts(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ class DeadLetters(Protocol):
     """Access to the dead letters of a backend."""
 
     async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
-        """A page of up to `limit`, the oldest first, behind the one whose id is `after` (DEAD-1)."""
+        """A page of up to `limit`, the oldest first, after the one with that id (DEAD-1)."""
         ...
 
     async def show(self, job_id: str) -> DeadLetter | None:

@@ -111,13 +111,11 @@ class Store:
         with self._translated():
             with transaction(self._connection):
                 now = now_ms()
-                ready, later = [], []
+                ready: list[tuple[str, str, int, bytes]] = []
+                later: list[tuple[str, str, int, bytes]] = []
                 for entry in entries:
-                    if entry.delay_ms:
-                        # One more, since the millisecond that is now has begun already.
-                        due = now + entry.delay_ms + 1
-                    else:
-                        due = entry.at_ms or now
+                    # One more, since the millisecond that is now has begun already.
+                    due = now + entry.delay_ms + 1 if entry.delay_ms else entry.at_ms or now
                     row = (entry.queue, entry.id, due, entry.body)
                     (later if due > now else ready).append(row)
                 self._connection.executemany(self._insert, ready)
@@ -153,9 +151,7 @@ class Store:
             )
         return session
 
-    def extend_worker(
-        self, connection: sqlite3.Connection, session: int, lease: timedelta
-    ) -> bool:
+    def extend_worker(self, connection: sqlite3.Connection, session: int, lease: timedelta) -> bool:
         """Hold the leases of a session for longer; False when it was taken for dead.
 
         On a connection of the caller's, from any thread.
@@ -176,7 +172,9 @@ class Store:
                     f"UPDATE {self._job} SET session = 0, attempt = attempt - 1 WHERE session = ?",
                     (session,),
                 ).rowcount
-                self._connection.execute(f"DELETE FROM {self._worker} WHERE session = ?", (session,))
+                self._connection.execute(
+                    f"DELETE FROM {self._worker} WHERE session = ?", (session,)
+                )
             if returned:
                 self._ring_all()
 
@@ -220,7 +218,9 @@ class Store:
         return due
 
     def _promote(self, now: int) -> None:
-        due = f"FROM {self._scheduled} WHERE due_ms <= ? ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}"
+        due = (
+            f"FROM {self._scheduled} WHERE due_ms <= ? ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}"
+        )
         self._connection.execute(
             f"INSERT INTO {self._job} (queue, id, attempt, due_ms, body) "
             f"SELECT queue, id, attempt, due_ms, body {due}",
@@ -317,7 +317,9 @@ class Store:
                 self._connection.execute(
                     f"UPDATE {self._job} SET session = 0 WHERE session = ?", (session,)
                 )
-                self._connection.execute(f"DELETE FROM {self._worker} WHERE session = ?", (session,))
+                self._connection.execute(
+                    f"DELETE FROM {self._worker} WHERE session = ?", (session,)
+                )
                 if killed:
                     self.path.with_name(bell_name).unlink(missing_ok=True)
         self._ring_all()

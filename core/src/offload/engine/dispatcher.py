@@ -163,7 +163,9 @@ class Dispatcher:
         # Each goes to the head of its queue, so the last one first keeps their order.
         while self._buffer:
             delivery = self._buffer.pop()
-            context = JobContext(delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms)
+            context = JobContext(
+                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
+            )
             self._settler.add(Settlement(delivery, Verdict.RELEASE), context)
 
     # -- running -------------------------------------------------------------
@@ -177,12 +179,16 @@ class Dispatcher:
         try:
             job = envelope.decode(delivery.body)
         except envelope.UndecodableError as error:
-            context = JobContext(delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms)
+            context = JobContext(
+                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
+            )
             failure = Failure(str(error))
             self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
             return
         except envelope.NewerVersionError as error:
-            context = JobContext(delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms)
+            context = JobContext(
+                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
+            )
             self._settler.add(judge(delivery, absent, error), context)
             return
         context = JobContext(

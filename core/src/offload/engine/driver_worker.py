@@ -270,19 +270,21 @@ class DriverWorker(Worker):
             )
 
     def _read_delay(self, delay: timedelta | float) -> int:
-        if not isinstance(delay, timedelta):
-            if isinstance(delay, bool) or not isinstance(delay, int | float):
-                raise InvalidJobError(
-                    f"delay: must be a timedelta or seconds, not {type(delay).__name__}"
-                )
-            if not math.isfinite(delay):
-                raise InvalidJobError(f"delay: must be finite, not {delay}")
+        if isinstance(delay, timedelta):
+            wait = delay
+        elif isinstance(delay, bool) or not isinstance(delay, int | float):
+            raise InvalidJobError(
+                f"delay: must be a timedelta or seconds, not {type(delay).__name__}"
+            )
+        elif not math.isfinite(delay):
+            raise InvalidJobError(f"delay: must be finite, not {delay}")
+        else:
             try:
-                delay = timedelta(seconds=delay)
+                wait = timedelta(seconds=delay)
             except OverflowError:
-                delay = timedelta.max if delay > 0 else timedelta.min
-        self._check_reach(delay)
-        return to_delay_ms(delay)
+                wait = timedelta.max if delay > 0 else timedelta.min
+        self._check_reach(wait)
+        return to_delay_ms(wait)
 
     def _read_instant(self, when: datetime) -> int:
         if not isinstance(when, datetime):

@@ -61,7 +61,9 @@ class Registry:
         if max_attempts is None:
             max_attempts = self.absent.max_attempts
         elif type(max_attempts) is not int or max_attempts < 1:
-            raise ValueError(f"handler {name!r}: max_attempts must be an int from 1, not {max_attempts!r}")
+            raise ValueError(
+                f"handler {name!r}: max_attempts must be an int from 1, not {max_attempts!r}"
+            )
         if backoff is not None and not callable(backoff):
             raise TypeError(f"handler {name!r}: backoff {backoff!r} is not callable")
         self._handlers[name] = Registered(

@@ -1,0 +1,68 @@
+"""Where the jobs are: queues, a heap for those that are due later, and the dead letters."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from offload import Entry, StoredDeadLetter
+
+
+@dataclass(slots=True)
+class StoredJob:
+    """A job in memory. It is its own receipt."""
+
+    id: str
+    queue: str
+    body: bytes
+    due_ms: int
+    attempt: int = 0
+
+
+def now_ms() -> int:
+    """The clock that due times go by: the host's."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Memory:
+    """Everything that one driver remembers, over stops and starts."""
+
+    ready: defaultdict[str, deque[StoredJob]] = field(default_factory=lambda: defaultdict(deque))
+    scheduled: list[tuple[int, int, StoredJob]] = field(default_factory=list)
+    running: dict[str, StoredJob] = field(default_factory=dict)
+    dead: dict[str, StoredDeadLetter] = field(default_factory=dict)
+    _sequence: itertools.count[int] = field(default_factory=itertools.count)
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Put new jobs where they belong."""
+        now = now_ms()
+        for entry in entries:
+            job = StoredJob(entry.id, entry.queue, entry.body, now)
+            if entry.delay_ms:
+                self.schedule(job, now, entry.delay_ms)
+            elif entry.at_ms is not None and entry.at_ms > now:
+                job.due_ms = entry.at_ms
+                self._push(job)
+            else:
+                self.ready[job.queue].append(job)
+
+    def schedule(self, job: StoredJob, now: int, delay_ms: int) -> None:
+        """Make a job wait."""
+        # One more, since the millisecond that is now has begun already.
+        job.due_ms = now + delay_ms + 1
+        self._push(job)
+
+    def _push(self, job: StoredJob) -> None:
+        heapq.heappush(self.scheduled, (job.due_ms, next(self._sequence), job))
+
+    def promote(self) -> None:
+        """Move what is due to the ends of its queues."""
+        now = now_ms()
+        while self.scheduled and self.scheduled[0][0] <= now:
+            job = heapq.heappop(self.scheduled)[2]
+            self.ready[job.queue].append(job)

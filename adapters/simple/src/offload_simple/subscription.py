@@ -1,0 +1,86 @@
+"""The consuming side of the memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from offload import Delivery, Failure, Fetched, Settlement, StoredDeadLetter, Verdict
+from offload_simple.memory import Memory, now_ms
+
+
+class SimpleSubscription:
+    """Takes jobs for the one worker there is."""
+
+    def __init__(self, memory: Memory, queues: Sequence[str]) -> None:
+        self._memory = memory
+        self._queues = queues
+        self._turn = 0
+        self._arrived: asyncio.Future[None] | None = None
+
+    async def fetch(self, limit: int) -> Fetched:
+        memory = self._memory
+        if memory.scheduled:
+            memory.promote()
+        deliveries: list[Delivery] = []
+        busy = [queue for queue in self._queues if memory.ready[queue]]
+        self._turn += 1
+        while busy and len(deliveries) < limit:
+            first = self._turn % len(busy)
+            share = max(1, (limit - len(deliveries)) // len(busy))
+            for queue in busy[first:] + busy[:first]:
+                self._take(queue, min(share, limit - len(deliveries)), deliveries)
+            busy = [queue for queue in busy if memory.ready[queue]]
+        if deliveries or not memory.scheduled:
+            return Fetched(deliveries)
+        return Fetched(deliveries, max(0, memory.scheduled[0][0] - now_ms()))
+
+    def _take(self, queue: str, limit: int, deliveries: list[Delivery]) -> None:
+        ready, running = self._memory.ready[queue], self._memory.running
+        for _ in range(min(limit, len(ready))):
+            job = ready.popleft()
+            job.attempt += 1
+            running[job.id] = job
+            deliveries.append(Delivery(job.id, queue, job.body, job.attempt, job.due_ms, job))
+
+    async def wait(self, timeout: float) -> None:
+        if any(self._memory.ready[queue] for queue in self._queues):
+            return
+        loop = asyncio.get_running_loop()
+        self._arrived = loop.create_future()
+        timer = loop.call_later(timeout, self.wake)
+        try:
+            await self._arrived
+        finally:
+            timer.cancel()
+            self._arrived = None
+
+    def wake(self) -> None:
+        """End a wait: something has come, or is due at another time."""
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        return [s.delivery for s in settlements if not self._settle_one(s)]
+
+    def _settle_one(self, settlement: Settlement) -> bool:
+        memory, delivery, verdict = self._memory, settlement.delivery, settlement.verdict
+        job = memory.running.get(delivery.id)
+        if job is None or job is not delivery.receipt or job.attempt != delivery.attempt:
+            return False
+        del memory.running[job.id]
+        if verdict is Verdict.RETRY:
+            memory.schedule(job, now_ms(), settlement.delay_ms)
+            self.wake()
+        elif verdict is Verdict.DEAD_LETTER:
+            failure = settlement.failure or Failure("")
+            memory.dead[job.id] = StoredDeadLetter(
+                job.id, job.queue, job.body, job.attempt, now_ms(), failure
+            )
+        elif verdict is Verdict.RELEASE:
+            job.attempt -= 1
+            memory.ready[job.queue].appendleft(job)
+        return True
+
+    async def close(self) -> None:
+        """The jobs stay in the driver's memory."""

@@ -1,0 +1,1 @@
+"""The conformance kit of Offload: in the making; see the README."""
