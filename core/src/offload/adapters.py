@@ -171,8 +171,6 @@ def connect(url: str | None = None) -> Worker:
     adapter = find_adapter(address.scheme)
     config = read_config(address, adapter.options)
     made = adapter.make(config)
-    return (
-        made
-        if isinstance(made, Worker)
-        else DriverWorker(made, adapter.claims, adapter.limits, config)
-    )
+    worker = made if isinstance(made, Worker) else DriverWorker(made, config)
+    worker.claims, worker.limits = adapter.claims, adapter.limits
+    return worker

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import msgspec
 
+from offload.claims import Claims, Limits
 from offload.errors import UnsupportedError
 from offload.job import Args, Handler, Job
 
@@ -105,6 +106,10 @@ class Worker(abc.ABC):
     or raise `UnsupportedError` until an adapter offers more.
     """
 
+    claims: Claims
+    """What its adapter claims; `connect` sets it."""
+    limits: Limits
+    """The numbers behind the claims; `connect` sets it."""
     loop: asyncio.AbstractEventLoop | None = None
     """The event loop that this worker is bound to, if it is; `sync` sends its calls there."""
 

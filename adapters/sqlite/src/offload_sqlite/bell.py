@@ -52,10 +52,13 @@ class Bell:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._file, read)
 
-    def close(self) -> None:
-        """Remove the pipe."""
+    def stop_listening(self) -> None:
+        """Call nobody any more."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._file)
+
+    def close(self) -> None:
+        """Remove the pipe."""
         os.close(self._file)
         self.path.unlink(missing_ok=True)
 

@@ -70,6 +70,7 @@ class Store:
         self, path: Path, namespace: str, synchronous: str, busy_timeout: timedelta
     ) -> None:
         self.path = path
+        self._opened: sqlite3.Connection | None = None
         self._namespace = namespace
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
@@ -87,22 +88,24 @@ class Store:
     def open(self) -> None:
         """Open the file, and make it and its tables if need be."""
         with self._translated():
-            self._connection = connect(self.path, self._busy_timeout)
-            try:
-                (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
-                if mode != "wal":
-                    self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-                with transaction(self._connection):
-                    schema.create(self._connection, self._namespace)
-            except BaseException:
-                self._connection.close()
-                raise
+            self._opened = connect(self.path, self._busy_timeout)
+            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
+            if mode != "wal":
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            with transaction(self._connection):
+                schema.create(self._connection, self._namespace)
 
     def close(self) -> None:
-        """Close the file."""
-        with self._translated():
-            self._connection.close()
+        """Close the file, if it is open."""
+        if self._opened is not None:
+            with self._translated():
+                self._opened.close()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        assert self._opened is not None, "the driver isn't open"
+        return self._opened
 
     # -- performing ----------------------------------------------------------
 

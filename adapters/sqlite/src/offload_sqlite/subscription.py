@@ -6,19 +6,17 @@ import asyncio
 import logging
 import secrets
 import sqlite3
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import Self
 
 from offload import Delivery, Fetched, Settlement
 from offload_sqlite.bell import POLL_SECONDS, Bell
 from offload_sqlite.errors import translate
 from offload_sqlite.store import REAP_SECONDS, Store, connect
+from offload_sqlite.thread import StoreThread
 
 log = logging.getLogger("offload")
-
-Call = Callable[..., Awaitable[Any]]
-"""Runs a function of the store in the store's thread."""
 
 
 class SqliteSubscription:
@@ -27,13 +25,13 @@ class SqliteSubscription:
     def __init__(
         self,
         store: Store,
-        call: Call,
+        thread: StoreThread,
         queues: Sequence[str],
         lease: timedelta,
         busy_timeout: timedelta,
     ) -> None:
         self._store = store
-        self._call = call
+        self._thread = thread
         self._queues = queues
         self.lease = lease
         self._busy_timeout = busy_timeout
@@ -46,19 +44,18 @@ class SqliteSubscription:
     async def create(
         cls,
         store: Store,
-        call: Call,
+        thread: StoreThread,
         queues: Sequence[str],
         *,
         lease: timedelta,
         busy_timeout: timedelta,
     ) -> Self:
         """Register with the database."""
-        subscription = cls(store, call, queues, lease, busy_timeout)
+        subscription = cls(store, thread, queues, lease, busy_timeout)
         try:
-            await call(subscription._register)
+            await thread.call(subscription._register)
         except BaseException:
-            if subscription._bell is not None:
-                subscription._bell.close()
+            thread.submit(subscription._unregister)
             raise
         if subscription._bell is not None:
             subscription._bell.listen(subscription._rung.set)
@@ -66,8 +63,7 @@ class SqliteSubscription:
 
     async def fetch(self, limit: int) -> Fetched:
         self._rung.clear()
-        fetched: Fetched = await self._call(self._fetch, limit)
-        return fetched
+        return await self._thread.call(self._fetch, limit)
 
     async def wait(self, timeout: float) -> None:
         # Also to look for workers that have died; without a bell, for work.
@@ -79,8 +75,7 @@ class SqliteSubscription:
             timer.cancel()
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
-        foreign: list[Delivery] = await self._call(self._store.settle, settlements)
-        return foreign
+        return await self._thread.call(self._store.settle, settlements)
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """All leases of a session are one, so all are extended, or all are lost."""
@@ -94,13 +89,11 @@ class SqliteSubscription:
         return () if held else deliveries
 
     async def close(self) -> None:
-        try:
-            await self._call(self._store.remove_worker, self._session)
-        finally:
-            if self._keeper is not None:
-                self._keeper.close()
-            if self._bell is not None:
-                self._bell.close()
+        if self._bell is not None:
+            self._bell.stop_listening()
+        if self._keeper is not None:
+            self._keeper.close()
+        await self._thread.call(self._unregister)
 
     # -- in the store's thread ------------------------------------------------
 
@@ -108,8 +101,10 @@ class SqliteSubscription:
         self._session = self._store.register_worker(self._queues, self._ensure_bell, self.lease)
 
     def _ensure_bell(self) -> str:
-        """Make the bell, the first time. Called inside the transaction that registers it, so
-        that no other process can see a worker without its bell, and take it for dead.
+        """Make the bell, the first time, and return its name.
+
+        Called inside the transaction that registers the worker: no other
+        process can see a worker whose bell isn't there yet, and take it for dead.
         """
         if self._bell is None:
             path = self._store.path
@@ -120,6 +115,14 @@ class SqliteSubscription:
                 log.info("no named pipe at %s (%s); polling instead", path, error)
                 return ""
         return self._bell.path.name
+
+    def _unregister(self) -> None:
+        try:
+            if self._session:
+                self._store.remove_worker(self._session)
+        finally:
+            if self._bell is not None:
+                self._bell.close()
 
     def _fetch(self, limit: int) -> Fetched:
         if not self._store.is_registered(self._session):

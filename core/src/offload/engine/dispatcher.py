@@ -48,7 +48,7 @@ class Dispatcher:
         observers: Observers,
         concurrency: int,
     ) -> None:
-        self._subscription = subscription
+        self.subscription = subscription
         self._registry = registry
         self._observers = observers
         self._concurrency = concurrency
@@ -105,7 +105,7 @@ class Dispatcher:
                 await self._interruptibly(self._room.wait())
                 continue
             try:
-                fetched = await self._subscription.fetch(limit)
+                fetched = await self.subscription.fetch(limit)
                 pause = FIRST_PAUSE
             except Exception as error:
                 self._log_fetch_error(error)
@@ -122,7 +122,7 @@ class Dispatcher:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
                     wait = min(wait, fetched.next_due_ms / 1000)
-                await self._interruptibly(self._subscription.wait(wait))
+                await self._interruptibly(self.subscription.wait(wait))
 
     async def _interruptibly(self, waiting: Awaitable[object]) -> None:
         """Await something that a stop may cancel."""
@@ -355,6 +355,12 @@ class Dispatcher:
             self._buffer = deque(d for d in self._buffer if d not in lost)
 
     # -- draining ------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Clear up after the loop was closed without a drain."""
+        if self._lease_keeper is not None:
+            self._lease_keeper.abandon()
+        self._threads.close()
 
     async def drain(self, grace: float, deadline: float) -> tuple[int, list[str]]:
         """Take no new job, wait for those that run, and give back the rest.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -12,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from offload.args import encode_args
-from offload.claims import Claims, Limits
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
 from offload.driver import Counts, DeadLetterStore, Driver, Entry
 from offload.duration import format_duration
@@ -50,10 +48,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 class DriverWorker(Worker):
     """What `connect` returns for an adapter that is a driver."""
 
-    def __init__(self, driver: Driver, claims: Claims, limits: Limits, config: Config) -> None:
+    def __init__(self, driver: Driver, config: Config) -> None:
         self._driver = driver
-        self.claims = claims
-        self.limits = limits
         self._config = config
         self._queues = config[QUEUES]
         self._registry = Registry(config[MAX_ATTEMPTS])
@@ -76,11 +72,11 @@ class DriverWorker(Worker):
     # -- life ----------------------------------------------------------------
 
     async def start(self) -> None:
+        await self._bind()
         if self._starting or self._state in (State.RUNNING, State.STOPPING):
             raise AlreadyRunningError(f"{self!r} can't be started before it has stopped")
         self._starting = True
         try:
-            await self._bind()
             was_open = self._is_open
             async with self._lifecycle:
                 await self._open()
@@ -94,7 +90,6 @@ class DriverWorker(Worker):
                 self._dispatcher = Dispatcher(
                     subscription, self._registry, self._observers, self._config[CONCURRENCY]
                 )
-                self._subscription = subscription
                 self._state = State.RUNNING
         finally:
             self._starting = False
@@ -124,7 +119,7 @@ class DriverWorker(Worker):
                 self._state = State.STOPPING
                 if self._dispatcher is not None:
                     finished, returned = await self._dispatcher.drain(grace, deadline - 0.2)
-                lost = await self._disconnect(deadline)
+                lost = await self._disconnect(self._dispatcher, deadline)
         finally:
             self._dispatcher = None
             self._draining = None
@@ -144,12 +139,12 @@ class DriverWorker(Worker):
         self._observers.tell("worker_stopped", worker=self, report=report)
         return report
 
-    async def _disconnect(self, deadline: float) -> Sequence[str]:
+    async def _disconnect(self, dispatcher: Dispatcher | None, deadline: float) -> Sequence[str]:
         try:
             async with asyncio.timeout_at(deadline):
                 await self._outbox.idle()
-                if self._dispatcher is not None:
-                    await self._subscription.close()
+                if dispatcher is not None:
+                    await dispatcher.subscription.close()
                 if self._is_open:
                     return await self._driver.close()
         except Exception:
@@ -171,18 +166,21 @@ class DriverWorker(Worker):
         if self.loop is not None and not self.loop.is_closed():
             raise UsageError(f"{self!r} belongs to another event loop; use worker.sync from here")
         if self.loop is not None:
-            # Its loop was closed without a stop, and took every task along.
-            self._lifecycle = asyncio.Lock()
-            self._outbox = Outbox(self._driver.enqueue)
-            self._dispatcher = None
-            self._draining = None
-            if self._state is not State.NEW:
-                self._state = State.STOPPED
-            if self._is_open:
-                self._is_open = False
-                with contextlib.suppress(Exception):
-                    await self._driver.close()
+            await self._outlive(loop)
         self.loop = loop
+
+    async def _outlive(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Clear up after a loop that was closed without a stop, and took every task along."""
+        self._lifecycle = asyncio.Lock()
+        self._outbox = Outbox(self._driver.enqueue)
+        self._draining = None
+        self._starting = False
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.abandon()
+        if self._state is not State.NEW:
+            self._state = State.STOPPED
+        await self._disconnect(dispatcher, loop.time() + CLOSE_SECONDS)
 
     # -- performing ----------------------------------------------------------
 

@@ -38,6 +38,11 @@ class LeaseKeeper:
         await self._ended.wait()
         self._thread.join()
 
+    def abandon(self) -> None:
+        """End the thread, from another loop than the one it was made on."""
+        self._stopping.set()
+        self._thread.join()
+
     def _keep(self) -> None:
         self._extend_until_stopped()
         with contextlib.suppress(RuntimeError):  # the loop was closed without a stop

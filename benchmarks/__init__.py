@@ -1,0 +1,1 @@
+"""How fast Offload is, beside its peers: `python -m benchmarks --help`."""

@@ -1,0 +1,39 @@
+"""The command: `python -m benchmarks`, from the checkout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import simple
+from benchmarks.report import Report, environment
+
+
+def main() -> None:
+    """Run the suites that were asked for, and print their tables."""
+    suites: dict[str, Callable[[argparse.Namespace], Report]] = {
+        "simple": lambda given: simple.suite(given.rounds, given.jobs),
+    }
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("suite", nargs="?", default="all", choices=[*suites, "all"])
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
+    parser.add_argument("--jobs", type=int, default=20_000, help="jobs a run (default: 20000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    given = parser.parse_args()
+
+    chosen = list(suites) if given.suite == "all" else [given.suite]
+    machine = environment()
+    print("; ".join(f"{name}: {value}" for name, value in machine.items()))
+    found: dict[str, object] = {"environment": machine}
+    for name in chosen:
+        report = suites[name](given)
+        print(f"\n{report}", flush=True)
+        found[name] = {"samples": report.samples.as_dict(), "targets": report.verdicts}
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
