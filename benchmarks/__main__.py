@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import simple
+from benchmarks import growth, latency, observers, profile, simple, sqlite
 from benchmarks.report import Report, environment
 
 
@@ -15,12 +15,27 @@ def main() -> None:
     """Run the suites that were asked for, and print their tables."""
     suites: dict[str, Callable[[argparse.Namespace], Report]] = {
         "simple": lambda given: simple.suite(given.rounds, given.jobs),
+        "sqlite": lambda given: sqlite.suite(given.rounds, given.jobs),
+        "growth": lambda given: growth.suite(given.rounds, given.sizes),
+        "latency": lambda given: latency.suite(given.rounds),
+        "profile": lambda given: profile.suite(given.rounds, given.jobs, given.top),
+        "observers": lambda given: observers.suite(given.rounds, given.jobs),
     }
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suite", nargs="?", default="all", choices=[*suites, "all"])
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default: 5)")
     parser.add_argument("--jobs", type=int, default=20_000, help="jobs a run (default: 20000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(size) for size in text.split(",")],
+        default=growth.SIZES,
+        metavar="N,N",
+        help="growth: how many jobs wait (default: 1000,100000,1000000)",
+    )
+    parser.add_argument(
+        "--top", type=int, default=0, metavar="N", help="profile: add N lines of cProfile"
+    )
     given = parser.parse_args()
 
     chosen = list(suites) if given.suite == "all" else [given.suite]

@@ -72,6 +72,11 @@ class Samples:
         for measure, value in values.items():
             self._values.setdefault((contestant, measure), []).append(value)
 
+    def update(self, others: Samples) -> None:
+        """Add all of another's."""
+        for key, values in others._values.items():
+            self._values.setdefault(key, []).extend(values)
+
     def has(self, contestant: str, measure: str) -> bool:
         """Whether it took part in this."""
         return (contestant, measure) in self._values

@@ -28,7 +28,15 @@ class Target:
     @property
     def wish(self) -> str:
         """The bound, in words."""
-        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}"
+        return "-" if self.at_most is None else f"≤ {self.at_most:g}"
+
+    def is_met(self, ratio: float) -> bool | None:
+        """None if there is no bound: the ratio is only shown."""
+        if self.at_least is not None:
+            return ratio >= self.at_least
+        return None if self.at_most is None else ratio <= self.at_most
 
 
 @dataclass(slots=True)
@@ -71,7 +79,7 @@ class Report:
         median = show(self.samples.median(contestant, measure))
         if len(values) == 1:
             return median
-        return f"{median} ({show(min(values))}–{show(max(values))})"
+        return f"{median} ({show(min(values))}-{show(max(values))})"
 
     def targets(self, targets: Sequence[Target]) -> None:
         """Add a table of ratios of medians, the best peer in the denominator."""
@@ -79,13 +87,10 @@ class Report:
         for target in targets:
             best = max(target.theirs, key=lambda peer: self.samples.median(*peer))
             ratio = self.samples.median(*target.ours) / self.samples.median(*best)
-            met = ratio >= target.at_least if target.at_least is not None else None
-            if target.at_most is not None:
-                met = ratio <= target.at_most
+            met = target.is_met(ratio)
             peer = ", ".join(part for part in best if part not in target.ours)
-            rows.append(
-                [target.what, peer, f"{ratio:.2f}", target.wish, "yes" if met else "**no**"]
-            )
+            answer = {True: "yes", False: "**no**", None: "-"}[met]
+            rows.append([target.what, peer, f"{ratio:.2f}", target.wish, answer])
             self.verdicts.append(
                 {"what": target.what, "ratio": ratio, "target": target.wish, "met": met}
             )
@@ -118,7 +123,7 @@ def environment() -> dict[str, str]:
         cpu = models[0] if models else cpu
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return {
-        "cpu": f"{os.cpu_count()} × {cpu}",
+        "cpu": f"{os.cpu_count()} cores of {cpu}",
         "load at the start": f"{load:.2f}",
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",

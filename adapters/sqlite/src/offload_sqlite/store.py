@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from offload import (
+    BackendUnavailableError,
     Delivery,
     Entry,
     Failure,
@@ -89,12 +90,28 @@ class Store:
         """Open the file, and make it and its tables if need be."""
         with self._translated():
             self._opened = connect(self.path, self._busy_timeout)
-            (mode,) = self._connection.execute("PRAGMA journal_mode").fetchone()
-            if mode != "wal":
-                self._connection.execute("PRAGMA journal_mode = WAL")
+            self._enter_wal()
             self._connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             with transaction(self._connection):
                 schema.create(self._connection, self._namespace)
+
+    def _enter_wal(self) -> None:
+        """Turn on the write-ahead log, which stays on in the file.
+
+        SQLite doesn't wait for a lock here, so processes that open a new file
+        at the same time must take turns by themselves.
+        """
+        deadline = time.monotonic() + self._busy_timeout.total_seconds()
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
+            else:
+                return
 
     def close(self) -> None:
         """Close the file, if it is open."""
@@ -104,7 +121,8 @@ class Store:
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        assert self._opened is not None, "the driver isn't open"
+        if self._opened is None:
+            raise BackendUnavailableError(f"{self.path} is not open")
         return self._opened
 
     # -- performing ----------------------------------------------------------

@@ -1,0 +1,58 @@
+"""The program: its commands, and how every error of Offload becomes one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from offload.cli.adapters import adapters
+from offload.cli.dead_letters import dead
+from offload.cli.demo import demo
+from offload.cli.perform import perform
+from offload.cli.queues import queues
+from offload.cli.terminal import masked
+from offload.cli.worker import worker
+from offload.errors import BackendUnavailableError, OffloadError, UsageError
+
+
+class FailedError(click.ClickException):
+    """An error of Offload as click shows it: one line, and a code to exit with."""
+
+    def __init__(self, error: OffloadError) -> None:
+        text = str(error)
+        if isinstance(error, BackendUnavailableError) and error.maybe_stored:
+            text += " (what was asked for may have been done all the same)"
+        super().__init__(text)
+        self.exit_code = 2 if isinstance(error, UsageError) else 1
+
+
+class Commands(click.Group):
+    """A group in which no error of ours ends in a traceback, and none shows a config string."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            # Click repeats what it can't place, and that may be a URL with its password.
+            error.message = masked(error.message)
+            raise
+        except OffloadError as error:
+            raise FailedError(error) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="offload-core", prog_name="offload")
+def main() -> None:
+    """Background jobs behind one config string.
+
+    A config string names a backend and its options, as in simple://, sqlite:///jobs.db
+    or redis://host/0. Where a command's only argument is URL, $OFFLOAD_URL stands in for it.
+
+    Every command exits with 0 when all is done, 1 when the backend failed or something
+    was not found, and 2 when it was called wrongly.
+    """
+
+
+for command in (adapters, dead, demo, perform, queues, worker):
+    main.add_command(command)

@@ -1,0 +1,153 @@
+"""`offload dead …`: look at the jobs that failed for good, and decide about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import click
+
+from offload.cli.backend import on_backend, url_argument
+from offload.cli.terminal import make_console, make_table, plain
+from offload.worker import DeadLetter, DeadLetters, Worker
+
+PAGE = 100
+
+Removal = Callable[[DeadLetters, Sequence[str]], Awaitable[Sequence[str]]]
+"""Takes dead letters out, one way or the other, and returns the ids of those that were there."""
+
+
+@click.group()
+def dead() -> None:
+    """The jobs that failed for good: list, show, requeue, discard."""
+
+
+@dead.command("list")
+@url_argument
+@click.option("--limit", type=click.IntRange(min=1), default=PAGE, show_default=True)
+@click.option("--after", metavar="ID", help="Begin behind this one, the last of the page before.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_(url: str, limit: int, after: str | None, as_json: bool) -> None:
+    """A page of dead letters, the oldest first."""
+
+    async def look(worker: Worker) -> Sequence[DeadLetter]:
+        return await worker.dead_letters.list(limit, after)
+
+    letters = on_backend(url, look)
+    if as_json:
+        click.echo(json.dumps([_as_json(letter) for letter in letters], indent=2))
+        return
+    if not letters:
+        click.echo("No dead letters." if after is None else "No more dead letters.")
+        return
+    console = make_console()
+    table = make_table(console, "id", "died", "queue", "handler", "attempts", "error")
+    for letter in letters:
+        table.add_row(
+            letter.id,
+            f"{letter.died_at:%Y-%m-%d %H:%M:%SZ}",
+            letter.queue,
+            letter.handler or "(unreadable)",
+            str(letter.attempts),
+            # The first line says what it was; `show` has the rest.
+            plain(letter.error.partition("\n")[0]),
+        )
+    console.print(table)
+    if len(letters) == limit:
+        click.echo(f"There may be more: --after {letters[-1].id}", err=True)
+
+
+@dead.command()
+@click.argument("url")
+@click.argument("job_id", metavar="ID")
+def show(url: str, job_id: str) -> None:
+    """One dead letter, with its args and its traceback."""
+
+    async def look(worker: Worker) -> DeadLetter | None:
+        return await worker.dead_letters.show(job_id)
+
+    letter = on_backend(url, look)
+    if letter is None:
+        raise click.ClickException(f"no dead letter has the id {job_id}")
+    told = {
+        "id": letter.id,
+        "queue": letter.queue,
+        "handler": letter.handler or "(its stored bytes can't be read)",
+        "args": json.dumps(letter.args, indent=2),
+        "attempts": str(letter.attempts),
+        "died": letter.died_at.isoformat(),
+        "error": plain(letter.error),
+    }
+    for name, value in told.items():
+        click.echo(f"{name + ':':10}{value}")
+    if letter.traceback:
+        click.echo("\n" + plain(letter.traceback).rstrip())
+
+
+@dead.command()
+@click.argument("url")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter of the backend.")
+def requeue(url: str, ids: Sequence[str], every: bool) -> None:
+    """Let dead letters run again, as attempt 1."""
+    _check_choice(ids, every)
+    _remove(url, ids, "requeued", lambda letters, page: letters.requeue(page))
+
+
+@dead.command()
+@click.argument("url")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--all", "every", is_flag=True, help="Every dead letter of the backend.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def discard(url: str, ids: Sequence[str], every: bool, yes: bool) -> None:
+    """Forget dead letters for ever."""
+    _check_choice(ids, every)
+    if not yes:
+        what = "every dead letter of this backend" if every else f"{len(ids)} dead letter(s)"
+        click.confirm(f"Forget {what} for ever?", abort=True)
+    _remove(url, ids, "discarded", lambda letters, page: letters.discard(page))
+
+
+def _check_choice(ids: Sequence[str], every: bool) -> None:
+    if every == bool(ids):
+        raise click.UsageError("give ids, or --all")
+
+
+def _remove(url: str, ids: Sequence[str], verb: str, removal: Removal) -> None:
+    """Take out the dead letters with these ids, or all if there are none, and tell."""
+
+    async def remove(worker: Worker) -> Sequence[str]:
+        if not ids:
+            return await _remove_all(worker.dead_letters, removal)
+        return await removal(worker.dead_letters, ids)
+
+    removed = on_backend(url, remove)
+    click.echo(f"{len(removed):,} {verb}")
+    if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]:
+        raise click.ClickException("no dead letter has the id " + ", ".join(missing))
+
+
+async def _remove_all(letters: DeadLetters, removal: Removal) -> Sequence[str]:
+    """Page by page. What dies again meanwhile is seen a second time, and left: else a job
+    that always fails would keep this going for ever.
+    """
+    seen: set[str] = set()
+    removed: list[str] = []
+    while page := [letter.id for letter in await letters.list(PAGE) if letter.id not in seen]:
+        removed += await removal(letters, page)
+        seen.update(page)
+    return removed
+
+
+def _as_json(letter: DeadLetter) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "queue": letter.queue,
+        "handler": letter.handler,
+        "args": letter.args,
+        "attempts": letter.attempts,
+        "died_at": letter.died_at.isoformat(),
+        "error": letter.error,
+        "traceback": letter.traceback,
+    }

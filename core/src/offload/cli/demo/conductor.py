@@ -1,0 +1,125 @@
+"""Performs the jobs of a plan, and sees that each item is accounted for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import click
+
+from offload.cli.demo.handlers import Handlers
+from offload.cli.demo.ledger import Item, Kind, Ledger, Outcome, Result
+from offload.cli.demo.tally import Tally
+from offload.job import Job
+from offload.worker import DeadLetter, Worker
+
+BATCH = 500
+"""Jobs performed in one step, which a kill may cause to be performed again."""
+LOOK_SECONDS = 0.5
+"""How long nothing may end before the backend is asked what it still holds."""
+MAX_ROUNDS = 3
+"""How often jobs that the backend has no trace of are performed again."""
+
+
+class Conductor:
+    """One run of the demo, on one worker that takes jobs from two queues of the demo's own."""
+
+    def __init__(
+        self, worker: Worker, ledger: Ledger, handlers: Handlers, queues: tuple[str, str]
+    ) -> None:
+        """`queues`: one for the files, one for the few others, which must not wait behind them."""
+        self._worker = worker
+        self._ledger = ledger
+        self._handlers = handlers
+        self._queues = queues
+        self._letters = worker.dead_letters
+        self.tally = Tally()
+        self.recovered = 0
+        """Jobs of an earlier run that the backend held at the start."""
+        self.vanished = 0
+        """Jobs that were performed and are gone: somebody removed them from the backend."""
+        handlers.register(worker)
+        worker.observe(self.tally)
+
+    async def run(self) -> None:
+        """Start the worker, perform what was not performed yet, and return when all is known."""
+        self.recovered = await self._held()
+        await self._worker.start()
+        await self._perform()
+        for _ in range(MAX_ROUNDS):
+            await self._follow()
+            if not self._ledger.open:
+                break
+            self.vanished += self._ledger.open
+            self._ledger.forget_performed()
+            await self._perform()
+        else:
+            raise click.ClickException(
+                f"{self._ledger.open} jobs vanish from the backend whenever they are performed; "
+                "does something else consume its queues?"
+            )
+        while await self._held():  # what was performed twice
+            await self._something_ended()
+
+    async def _follow(self) -> None:
+        """Return when every item is accounted for, or the backend has no job for those that aren't."""
+        while self._ledger.open:
+            if await self._something_ended():
+                await self._note_dead()
+            elif not await self._held():
+                await self._search_dead()
+                return
+
+    async def _perform(self) -> None:
+        while batch := self._ledger.unperformed(BATCH):
+            await self._worker.perform_many(
+                self._job(item) for item in batch if not item.delay
+            )
+            for item in batch:
+                if item.delay:
+                    await self._worker.perform_in(self._job(item), item.delay)
+            self._ledger.mark_performed(batch)
+
+    def _job(self, item: Item) -> Job:
+        queue = self._queues[item.kind is not Kind.FILE]
+        return Job(item.kind, self._handlers.args(item.path), queue)
+
+    async def _held(self) -> int:
+        """How many jobs of ours the backend holds, the dead ones apart."""
+        counts = await self._worker.counts()
+        return sum(
+            counts[queue].waiting + counts[queue].scheduled + counts[queue].running
+            for queue in self._queues
+            if queue in counts
+        )
+
+    async def _something_ended(self) -> bool:
+        """Wait for the next job to end; False if none does in `LOOK_SECONDS`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self.tally.changed.wait()
+        ended = self.tally.changed.is_set()
+        self.tally.changed.clear()
+        return ended
+
+    async def _note_dead(self) -> None:
+        """Write down the jobs that have died."""
+        dead, self.tally.dead = self.tally.dead, []
+        for job_id in dead:
+            letter = await self._letters.show(job_id)
+            if letter is not None:
+                self._note(letter)
+
+    async def _search_dead(self) -> None:
+        """The same for those that died just before a kill, and could not be written down."""
+        after = None
+        while page := await self._letters.list(BATCH, after):
+            for letter in page:
+                self._note(letter)
+            after = page[-1].id
+
+    def _note(self, letter: DeadLetter) -> None:
+        args = letter.args or {}
+        if letter.queue in self._queues and args.get("run") == self._ledger.run:
+            result = Result(outcome=Outcome.DEAD, attempt=letter.attempts, note=letter.error)
+            self._ledger.record(Kind(letter.handler), args["path"], result)

@@ -1,0 +1,59 @@
+"""Finding the worker that `MODULE:WORKER` names, and saying exactly what is wrong if there is none."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import click
+
+from offload.worker import Worker
+
+
+def load_worker(path: str) -> Worker:
+    """Import the module and get its worker.
+
+    Raises:
+        click.BadParameter: the path, the module, the attribute or its kind is wrong. What the
+            module itself raises is raised as it is: only its traceback shows where.
+    """
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not attribute or not all(map(str.isidentifier, module_name.split("."))):
+        raise click.BadParameter(
+            f"{path!r} is not of the form MODULE:WORKER, for example myapp.jobs:worker "
+            "(the module as in an import, no path of a file)"
+        )
+    found = _get(_import(module_name), attribute)
+    if not isinstance(found, Worker):
+        raise click.BadParameter(
+            f"{path} is of type {type(found).__name__}, not a Worker as offload.connect() returns"
+        )
+    return found
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the module asked for, or a package on the way to it; not what it imports.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        missing = "" if error.name == name else f": there is no {error.name!r}"
+        raise click.BadParameter(
+            f"module {name!r} is not found{missing}; it is looked for in the current directory "
+            "and where Python finds its packages"
+        ) from None
+
+
+def _get(module: ModuleType, attribute: str) -> object:
+    found: object = module
+    for step in attribute.split("."):
+        try:
+            found = getattr(found, step)
+        except AttributeError:
+            workers = [name for name, value in vars(module).items() if isinstance(value, Worker)]
+            hint = f"; its workers: {', '.join(workers)}" if workers else ""
+            raise click.BadParameter(
+                f"module {module.__name__!r} has no attribute {attribute!r}{hint}"
+            ) from None
+    return found

@@ -1,0 +1,38 @@
+"""`offload queues`: how much there is of everything."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import msgspec
+
+from offload.cli.backend import on_backend, url_argument
+from offload.cli.terminal import make_console, make_table
+from offload.worker import Worker
+
+
+@click.command()
+@url_argument
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def queues(url: str, as_json: bool) -> None:
+    """How many jobs wait, are scheduled, run and are dead, by queue.
+
+    A retry that waits for its time is among the scheduled; what a worker has
+    taken ahead of a free slot is among the running.
+    """
+    counts = on_backend(url, Worker.counts)
+    by_queue = {queue: msgspec.to_builtins(numbers) for queue, numbers in counts.items()}
+    if as_json:
+        click.echo(json.dumps(by_queue, indent=2))
+        return
+    if not by_queue:
+        click.echo("No queue holds a job.")
+        return
+    console = make_console()
+    table = make_table(console, "queue", "waiting", "scheduled", "running", "dead")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for queue, numbers in by_queue.items():
+        table.add_row(queue, *(f"{number:,}" for number in numbers.values()))
+    console.print(table)

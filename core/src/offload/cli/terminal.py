@@ -1,0 +1,41 @@
+"""How things are shown: on a terminal, in a pipe, and never with a secret in them."""
+
+from __future__ import annotations
+
+import re
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_WIDE = 10_000
+"""Columns of a "screen" that is a file or a pipe: nothing is cut or wrapped there."""
+
+_CONFIG_STRING = re.compile(r"://\S+")
+
+
+def make_console() -> Console:
+    """The console on stdout, as it is now: colours and cursor only where there are such."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
+def make_table(console: Console, *columns: str) -> Table:
+    """An empty table: with a line under its head on a terminal, plain text elsewhere."""
+    style = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(*columns, box=style, header_style="bold", pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def plain(text: str) -> str:
+    """Text from elsewhere (an error, a file's name) without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def masked(text: str) -> str:
+    """Text of a message in which no config string is left: any part of one may be a secret."""
+    return _CONFIG_STRING.sub("://***", text)
