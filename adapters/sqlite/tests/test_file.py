@@ -154,7 +154,7 @@ accepted, seen = [], []
 
 async def main():
     with open(f"{folder}/ballast", "wb") as ballast:
-        ballast.write(bytes(1_500_000))
+        ballast.write(bytes(6_000_000))
     worker = offload.connect(f"sqlite:///{folder}/jobs.db")
     done = asyncio.Event()
 
@@ -190,13 +190,13 @@ print("every accepted job ran", len(accepted))
 
 
 def test_a_full_disk(tmp_path):
-    """On a real file system of three megabytes; half of them are freed when it is full."""
+    """On a real file system of nine megabytes; six of them are freed when it is full."""
     folder = tmp_path / "small"
     folder.mkdir()
     script = tmp_path / "full_disk.py"
     script.write_text(FULL_DISK)
     namespaces = "-m" if os.geteuid() == 0 else "-rm"
-    mount = f"mount -t tmpfs -o size=3m tmpfs {folder} && exec {sys.executable} {script} {folder}"
+    mount = f"mount -t tmpfs -o size=9m tmpfs {folder} && exec {sys.executable} {script} {folder}"
     done = subprocess.run(
         ["unshare", namespaces, "sh", "-c", mount],
         capture_output=True,

@@ -17,9 +17,7 @@ class JsonObject(click.ParamType):
 
     name = "JSON"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Args:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Args:
         if isinstance(value, dict):
             return value
         try:

@@ -17,7 +17,9 @@ from offload.worker import Worker
 @click.argument("handler")
 @click.option("--args", type=JsonObject(), default=dict, help="A JSON object.  [default: {}]")
 @click.option("--queue", default="default", show_default=True)
-@click.option("--in", "delay", type=Duration(), help="Run it so much later: 500ms, 30s, 5m, 1h, 2d.")
+@click.option(
+    "--in", "delay", type=Duration(), help="Run it so much later: 500ms, 30s, 5m, 1h, 2d."
+)
 @click.option("--at", "when", type=Instant(), help="Run it then: 2027-01-01T09:30:00Z.")
 def perform(
     url: str,

@@ -72,9 +72,7 @@ class Conductor:
 
     async def _perform(self) -> None:
         while batch := self._ledger.unperformed(BATCH):
-            await self._worker.perform_many(
-                self._job(item) for item in batch if not item.delay
-            )
+            await self._worker.perform_many(self._job(item) for item in batch if not item.delay)
             for item in batch:
                 if item.delay:
                     await self._worker.perform_in(self._job(item), item.delay)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from offload.config import Address
 
@@ -116,6 +116,8 @@ class Ledger:
         except BaseException:
             self._connection.close()
             raise
+        self.repeats = 0
+        """Jobs that ran here though their item had its result already."""
         self.strangers = 0
         """Jobs that ran here and belong to an earlier plan, whose ledger is gone."""
 
@@ -199,8 +201,8 @@ class Ledger:
             self.strangers += 1
         return False
 
-    def record(self, kind: Kind, path: str, result: Result) -> bool:
-        """Write down how an item ended; False if that is known already."""
+    def record(self, kind: Kind, path: str, result: Result) -> None:
+        """Write down how an item ended, unless that is known."""
         values = (
             result.outcome,
             result.attempt,
@@ -217,10 +219,11 @@ class Ledger:
                 (*values, kind, path),
             ).rowcount
             self.open -= changed
-        return changed == 1
+            if not changed and result.outcome is not Outcome.DEAD:  # that was only seen again
+                self.repeats += 1
 
-    def select(self, query: str, *values: object) -> Sequence[tuple[object, ...]]:
-        """What a query of the table `item` brings."""
+    def select(self, query: str, *values: object) -> Sequence[tuple[Any, ...]]:
+        """The rows that a query of the table `item` brings."""
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 

@@ -8,25 +8,35 @@ from typing import Self
 
 from offload.cli.demo.ledger import Kind, Ledger, Outcome
 
+_FILES = """
+SELECT count(*), count(outcome = ?2 OR NULL), count(outcome = ?3 OR NULL),
+       coalesce(sum(size), 0), coalesce(sum(words), 0), count(words)
+FROM item WHERE kind = ?1
+"""
+_CHANGED = """
+SELECT count(*) FROM item AS later JOIN item AS first USING (path)
+WHERE later.kind = ?1 AND first.kind = ?2 AND later.digest != first.digest
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """What is known about the items of a plan."""
 
     files: int
-    """Planned."""
+    """Planned; of these so many were `read` and so many `gone` when their jobs ran."""
     read: int
     gone: int
     size: int
     words: int
     texts: int
+    """Files that have words."""
     rechecks: int
     """Planned."""
-    rechecked: int
     changed: int
-    """Files that were found to differ when they were read again."""
+    """Files that differed when they were read again."""
     lateness: Sequence[float]
-    """Of the scheduled jobs that have begun, in seconds, from the least to the most."""
+    """Of the scheduled jobs that have run, in seconds, the least first."""
     flaky_attempt: int | None
     """The attempt at which the flaky job succeeded."""
     dead: Sequence[str]
@@ -35,8 +45,19 @@ class Totals:
     @classmethod
     def of(cls, ledger: Ledger) -> Self:
         """Sum up a ledger."""
-        by_file = (
-            "SELECT count(*), count(outcome = :done OR NULL), count(outcome = :gone OR NULL), "
-            "coalesce(sum(size), 0), coalesce(sum(words), 0), count(words) "
-            "FROM item WHERE kind = :kind"
+        [files] = ledger.select(_FILES, Kind.FILE, Outcome.DONE, Outcome.GONE)
+        [(rechecks,)] = ledger.select("SELECT count(*) FROM item WHERE kind = ?", Kind.RECHECK)
+        [(changed,)] = ledger.select(_CHANGED, Kind.RECHECK, Kind.FILE)
+        lateness = ledger.select("SELECT lateness FROM item WHERE lateness >= 0 ORDER BY lateness")
+        flaky = ledger.select(
+            "SELECT attempt FROM item WHERE kind = ? AND outcome = ?", Kind.FLAKY, Outcome.DONE
+        )
+        dead = ledger.select("SELECT note FROM item WHERE outcome = ?", Outcome.DEAD)
+        return cls(
+            *files,
+            rechecks,
+            changed,
+            [seconds for (seconds,) in lateness],
+            flaky[0][0] if flaky else None,
+            [note for (note,) in dead],
         )
