@@ -22,9 +22,9 @@ LARGEST_SIMPLE = 100_000
 """More than this is no sensible use of the memory of one process."""
 BATCH = 1000
 """How many more jobs are performed and drained at each size."""
-REPEATS = 6
+REPEATS = 8
 """Times in each process; the first is the warm-up."""
-PAUSE = 0.6
+PAUSE = 0.7
 """Seconds after which a worker whose handlers all wait has given back what it had prefetched."""
 FILL = 10_000
 """Jobs are added in calls of so many, so that the caller's own lists don't count as memory."""

@@ -31,7 +31,7 @@ class Installed:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs; durations in seconds.")
 def adapters(as_json: bool) -> None:
-    """List the installed adapters by the schemes of their URLs, with claims and limits."""
+    """List the installed adapters, with claims and limits."""
     installed = [_look(scheme, found) for scheme, found in sorted(installed_schemes().items())]
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in installed], indent=2))

@@ -16,15 +16,10 @@ from offload.cli.worker import worker
 from offload.errors import BackendUnavailableError, OffloadError, UsageError
 
 
-class FailedError(click.ClickException):
-    """An error of Offload as click shows it: one line, and a code to exit with."""
+class RefusedError(click.ClickException):
+    """What the caller has to mend: as click's own usage errors, but the text is ours."""
 
-    def __init__(self, error: OffloadError) -> None:
-        text = str(error)
-        if isinstance(error, BackendUnavailableError) and error.maybe_stored:
-            text += " (what was asked for may have been done all the same)"
-        super().__init__(text)
-        self.exit_code = 2 if isinstance(error, UsageError) else 1
+    exit_code = 2
 
 
 class Commands(click.Group):
@@ -35,10 +30,14 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             # Click repeats what it can't place, and that may be a URL with its password.
-            error.message = masked(error.message)
-            raise
+            raise click.UsageError(masked(error.format_message()), error.ctx) from None
+        except UsageError as error:
+            raise RefusedError(str(error)) from error
         except OffloadError as error:
-            raise FailedError(error) from error
+            text = str(error)
+            if isinstance(error, BackendUnavailableError) and error.maybe_stored:
+                text += " (what was asked for may have been done all the same)"
+            raise click.ClickException(text) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

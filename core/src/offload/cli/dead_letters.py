@@ -20,7 +20,7 @@ Removal = Callable[[DeadLetters, Sequence[str]], Awaitable[Sequence[str]]]
 
 @click.group()
 def dead() -> None:
-    """The jobs that failed for good: list, show, requeue, discard."""
+    """Jobs that failed for good: look, requeue, discard."""
 
 
 @dead.command("list")

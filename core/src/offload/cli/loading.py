@@ -1,4 +1,4 @@
-"""Finding the worker that `MODULE:WORKER` names, and saying exactly what is wrong if there is none."""
+"""Finding the worker that `MODULE:WORKER` names, or saying exactly what is wrong."""
 
 from __future__ import annotations
 

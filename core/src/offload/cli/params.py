@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
-from typing import Any
 
 import click
 
@@ -12,50 +11,32 @@ from offload.duration import parse_duration
 from offload.job import Args
 
 
-class JsonObject(click.ParamType):
-    """Args of a job."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Args:
-        if isinstance(value, dict):
-            return value
-        try:
-            args = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(args, dict):
-            self.fail('must be a JSON object, for example {"user_id": 123}', param, ctx)
-        return args
+def json_object(text: str) -> Args:
+    """Read the args of a job."""
+    try:
+        args = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(args, dict):
+        raise click.BadParameter('must be a JSON object, for example {"user_id": 123}')
+    return args
 
 
-class Duration(click.ParamType):
-    """`500ms`, `30s`, `5m`, `1h`, `2d`."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(f"give {error}", param, ctx)
+def duration(text: str) -> timedelta:
+    """Read `500ms`, `30s`, `5m`, `1h`, `2d`."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(f"give {error}") from None
 
 
-class Instant(click.ParamType):
-    """A point in time: a date and time of ISO 8601 with its zone."""
-
-    name = "ISO 8601"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        example = "2027-01-01T09:30:00Z or 2027-01-01T09:30:00+01:00"
-        try:
-            when = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"not a time of ISO 8601; write {example}", param, ctx)
-        if when.tzinfo is None:
-            self.fail(f"it has no zone; write {example}", param, ctx)
-        return when
+def instant(text: str) -> datetime:
+    """Read a date and time of ISO 8601 with its zone."""
+    example = "2027-01-01T09:30:00Z or 2027-01-01T09:30:00+01:00"
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"not a time of ISO 8601; write {example}") from None
+    if when.tzinfo is None:
+        raise click.BadParameter(f"it has no zone; write {example}")
+    return when

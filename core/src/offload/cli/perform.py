@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import click
 
 from offload.cli.backend import on_backend
-from offload.cli.params import Duration, Instant, JsonObject
+from offload.cli.params import duration, instant, json_object
 from offload.job import Args, Job
 from offload.worker import Worker
 
@@ -15,12 +15,14 @@ from offload.worker import Worker
 @click.command()
 @click.argument("url")
 @click.argument("handler")
-@click.option("--args", type=JsonObject(), default=dict, help="A JSON object.  [default: {}]")
+@click.option(
+    "--args", type=json_object, default="{}", show_default=True, metavar="JSON", help="An object."
+)
 @click.option("--queue", default="default", show_default=True)
 @click.option(
-    "--in", "delay", type=Duration(), help="Run it so much later: 500ms, 30s, 5m, 1h, 2d."
+    "--in", "delay", type=duration, metavar="DURATION", help="So much later: 500ms, 30s, 5m, 2d."
 )
-@click.option("--at", "when", type=Instant(), help="Run it then: 2027-01-01T09:30:00Z.")
+@click.option("--at", "when", type=instant, metavar="TIME", help="Then: 2027-01-01T09:30:00Z.")
 def perform(
     url: str,
     handler: str,
@@ -29,9 +31,9 @@ def perform(
     delay: timedelta | None,
     when: datetime | None,
 ) -> None:
-    """Enqueue a job for HANDLER on the backend at URL, and print its id.
+    """Enqueue a job, and print its id.
 
-    The backend must be one that several processes share: the handler runs in another.
+    It runs in another process, so URL must name a backend that several share.
     """
     if delay is not None and when is not None:
         raise click.UsageError("--in and --at exclude each other")

@@ -9,19 +9,18 @@ import msgspec
 
 from offload.cli.backend import on_backend, url_argument
 from offload.cli.terminal import make_console, make_table
-from offload.worker import Worker
 
 
 @click.command()
 @url_argument
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def queues(url: str, as_json: bool) -> None:
-    """How many jobs wait, are scheduled, run and are dead, by queue.
+    """Count the jobs of each queue, by state.
 
     A retry that waits for its time is among the scheduled; what a worker has
     taken ahead of a free slot is among the running.
     """
-    counts = on_backend(url, Worker.counts)
+    counts = on_backend(url, lambda worker: worker.counts())
     by_queue = {queue: msgspec.to_builtins(numbers) for queue, numbers in counts.items()}
     if as_json:
         click.echo(json.dumps(by_queue, indent=2))

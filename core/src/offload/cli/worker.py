@@ -19,6 +19,16 @@ from offload.worker import State, StopReport, Worker
 LEFT_UNFINISHED = 3
 """The exit code when jobs were cut short or lost."""
 
+EXIT_CODES = """\b
+Exit codes:
+  0  stopped, and every job that had begun is done
+  1  the backend failed, or the worker could not be started
+  2  called wrongly
+  3  the grace ran out: jobs were cut short and returned to the backend,
+     or jobs were lost with this process
+A second signal ends the process by that signal: 128 + its number in a shell.
+"""
+
 
 class _NeverStarted:
     """Notes which of the jobs that a drain gives back had not begun.
@@ -38,7 +48,7 @@ class _NeverStarted:
             self.ids.add(job.id)
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @click.argument("path", metavar="MODULE:WORKER")
 @click.option("--url", help="Use this backend, whatever the module connects to.")
 @click.option("--log-format", type=click.Choice(logs.STYLES), default="text", show_default=True)
@@ -49,20 +59,11 @@ class _NeverStarted:
     show_default=True,
 )
 def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
-    """Run the jobs of a worker until SIGTERM or SIGINT (Ctrl-C), then drain.
+    """Run jobs until SIGTERM or Ctrl-C, then drain.
 
-    MODULE:WORKER names it as in myapp.jobs:worker. The current directory is where modules
-    are looked for first. A first signal lets running jobs end, for as long as the grace
-    in the URL allows; a second one ends the process at once. Logs go to stderr.
-
-    \b
-    Exit codes:
-      0  stopped, and every job that had begun was done
-      1  the backend failed, or the worker could not be started
-      2  called wrongly
-      3  the grace ran out: jobs were cut short and returned to the backend,
-         or jobs were lost with this process
-      A second signal ends the process by that signal (128 + its number in a shell).
+    MODULE:WORKER names a worker as in myapp.jobs:worker. The current directory is where
+    modules are looked for first. A first signal lets running jobs end, for as long as the
+    grace in the URL allows; a second one ends the process at once. Logs go to stderr.
     """
     logs.configure(log_format, log_level)
     sys.path.insert(0, str(Path.cwd()))

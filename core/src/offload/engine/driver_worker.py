@@ -202,14 +202,19 @@ class DriverWorker(Worker):
         some were, the error says `maybe_stored`.
         """
         now_ms = time.time_ns() // 1_000_000
+        jobs = list(jobs)
         entries = [self._make_entry(job, 0, None, now_ms) for job in jobs]
         await self._ready_to_perform()
         for begin in range(0, len(entries), MAX_BATCH):
+            batch = entries[begin : begin + MAX_BATCH]
             try:
-                await self._outbox.send(entries[begin : begin + MAX_BATCH])
+                await self._outbox.send(batch)
             except BackendUnavailableError as error:
                 error.maybe_stored = error.maybe_stored or begin > 0
                 raise
+            if self._observers.wants("job_enqueued"):
+                for job, entry in zip(jobs[begin:], batch, strict=False):
+                    self._tell_enqueued(job, entry, now_ms)
         return [entry.id for entry in entries]
 
     async def _perform(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
@@ -218,10 +223,13 @@ class DriverWorker(Worker):
         await self._ready_to_perform()
         await self._outbox.send((entry,))
         if self._observers.wants("job_enqueued"):
-            due_ms = now_ms + delay_ms if at_ms is None else at_ms
-            context = JobContext(entry.id, entry.queue, job.handler, 0, now_ms, due_ms)
-            self._observers.tell("job_enqueued", job=context)
+            self._tell_enqueued(job, entry, now_ms)
         return entry.id
+
+    def _tell_enqueued(self, job: Job, entry: Entry, now_ms: int) -> None:
+        due_ms = now_ms + entry.delay_ms if entry.at_ms is None else entry.at_ms
+        context = JobContext(entry.id, entry.queue, job.handler, 0, now_ms, due_ms)
+        self._observers.tell("job_enqueued", job=context)
 
     async def _ready_to_perform(self) -> None:
         if self.loop is not asyncio.get_running_loop():

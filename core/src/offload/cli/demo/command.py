@@ -33,11 +33,11 @@ INTERRUPTED = 3
 )
 @click.option("--url", default="simple://", show_default=True, help="The backend to use.")
 def demo(folder: Path, url: str) -> None:
-    """Read every file of FOLDER, one job each, and account for each exactly.
+    """Watch it work: one job for each file of FOLDER.
 
-    A job takes the size, the SHA-256 and the words of its file. A few are scheduled for
-    later, one fails twice before it succeeds, and one ends as a dead letter. The files
-    are only read. Default: the current directory.
+    A job takes the size, the SHA-256 and the words of its file, and each is accounted for
+    exactly. A few more are scheduled for later, one fails twice before it succeeds, and one
+    ends as a dead letter. The files are only read. Default: the current directory.
 
     On a durable backend, for example --url sqlite:///jobs.db, kill it (kill -9) at any
     moment and run the same command again: it goes on where it was. The jobs are in queues of

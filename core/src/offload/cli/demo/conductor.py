@@ -62,7 +62,7 @@ class Conductor:
             await self._something_ended()
 
     async def _follow(self) -> None:
-        """Return when every item is accounted for, or the backend has no job for those that aren't."""
+        """Return when every item is accounted for, or no job is left for those that aren't."""
         while self._ledger.open:
             if await self._something_ended():
                 await self._note_dead()
@@ -77,6 +77,8 @@ class Conductor:
                 if item.delay:
                     await self._worker.perform_in(self._job(item), item.delay)
             self._ledger.mark_performed(batch)
+            # A backend in memory makes nobody wait, so the jobs' own turn has to be given to them.
+            await asyncio.sleep(0)
 
     def _job(self, item: Item) -> Job:
         queue = self._queues[item.kind is not Kind.FILE]
@@ -117,7 +119,8 @@ class Conductor:
             after = page[-1].id
 
     def _note(self, letter: DeadLetter) -> None:
-        args = letter.args or {}
-        if letter.queue in self._queues and args.get("run") == self._ledger.run:
+        if letter.queue not in self._queues or letter.handler is None or letter.args is None:
+            return
+        if letter.args.get("run") == self._ledger.run:
             result = Result(outcome=Outcome.DEAD, attempt=letter.attempts, note=letter.error)
-            self._ledger.record(Kind(letter.handler), args["path"], result)
+            self._ledger.record(Kind(letter.handler), letter.args["path"], result)

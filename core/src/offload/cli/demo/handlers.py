@@ -1,4 +1,7 @@
-"""The jobs of the demo. Reading blocks, so each is a plain `def`: the engine runs it in a thread."""
+"""The jobs of the demo.
+
+Reading a file blocks, so each is a plain `def`: the engine runs it in a thread.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Handlers:
 
     def file(self, args: offload.Args) -> None:
         """Read a file."""
-        if self._ledger.knows(args["run"]):
+        if self._ledger.knows(args.get("run")):
             self._read(Kind.FILE, args["path"])
 
     def recheck(self, args: offload.Args) -> None:
@@ -54,12 +57,12 @@ class Handlers:
         # Due while no process lived to run it: then it could begin with this one at best.
         due = max(offload.current_job().due_at.timestamp(), self._started)
         lateness = time.time() - due
-        if self._ledger.knows(args["run"]):
+        if self._ledger.knows(args.get("run")):
             self._read(Kind.RECHECK, args["path"], lateness)
 
     def flaky(self, args: offload.Args) -> None:
         """Fail twice, as a network would, then succeed."""
-        if not self._ledger.knows(args["run"]):
+        if not self._ledger.knows(args.get("run")):
             return
         attempt = offload.current_job().attempt
         if attempt <= FLAKY_FAILURES:
@@ -68,7 +71,7 @@ class Handlers:
 
     def doomed(self, args: offload.Args) -> None:
         """Say at once that this can never succeed."""
-        if self._ledger.knows(args["run"]):
+        if self._ledger.knows(args.get("run")):
             raise offload.Reject("the demo made this job to fail for good")
 
     def _read(self, kind: Kind, path: str, lateness: float | None = None) -> None:

@@ -133,7 +133,7 @@ class Ledger:
                     self._connection.execute(statement)
             row = self._connection.execute("SELECT id FROM run").fetchone()
         self.run: str = row[0] if row else secrets.token_hex(8)
-        """Names this plan in the args of its jobs, so that those of an earlier one are told apart."""
+        """Names this plan in the args of its jobs, to tell them from those of an earlier one."""
         self.planned, self.open = self._count()
         return row is not None
 
@@ -193,7 +193,7 @@ class Ledger:
 
     # -- the results -----------------------------------------------------------
 
-    def knows(self, run: str) -> bool:
+    def knows(self, run: object) -> bool:
         """Whether a job belongs to this plan, or else is a stranger to be let go."""
         if run == self.run:
             return True

@@ -19,7 +19,7 @@ WHERE later.kind = ?1 AND first.kind = ?2 AND later.digest != first.digest
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What is known about the items of a plan."""
 
@@ -45,7 +45,9 @@ class Totals:
     @classmethod
     def of(cls, ledger: Ledger) -> Self:
         """Sum up a ledger."""
-        [files] = ledger.select(_FILES, Kind.FILE, Outcome.DONE, Outcome.GONE)
+        [(files, read, gone, size, words, texts)] = ledger.select(
+            _FILES, Kind.FILE, Outcome.DONE, Outcome.GONE
+        )
         [(rechecks,)] = ledger.select("SELECT count(*) FROM item WHERE kind = ?", Kind.RECHECK)
         [(changed,)] = ledger.select(_CHANGED, Kind.RECHECK, Kind.FILE)
         lateness = ledger.select("SELECT lateness FROM item WHERE lateness >= 0 ORDER BY lateness")
@@ -54,10 +56,15 @@ class Totals:
         )
         dead = ledger.select("SELECT note FROM item WHERE outcome = ?", Outcome.DEAD)
         return cls(
-            *files,
-            rechecks,
-            changed,
-            [seconds for (seconds,) in lateness],
-            flaky[0][0] if flaky else None,
-            [note for (note,) in dead],
+            files=files,
+            read=read,
+            gone=gone,
+            size=size,
+            words=words,
+            texts=texts,
+            rechecks=rechecks,
+            changed=changed,
+            lateness=[seconds for (seconds,) in lateness],
+            flaky_attempt=flaky[0][0] if flaky else None,
+            dead=[note for (note,) in dead],
         )

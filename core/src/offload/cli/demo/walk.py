@@ -37,15 +37,17 @@ def walk(folder: Path, databases: Sequence[Path]) -> Walk:
         except OSError:
             found.unreadable += 1
             continue
+        inside_folders: list[str] = []
         for entry in inside:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name not in SKIPPED_FOLDERS and not _is_virtual_environment(entry.path):
-                    folders.append(entry.path)
+                    inside_folders.append(entry.path)
             elif entry.is_file(follow_symlinks=False) and not _belongs_to(entry.path, databases):
                 if _is_text(entry.path) and os.access(entry.path, os.R_OK):
                     found.paths.append(os.path.relpath(entry.path, folder))
                 else:
                     found.unreadable += 1
+        folders += reversed(inside_folders)
     return found
 
 
@@ -66,7 +68,7 @@ def _belongs_to(path: str, databases: Sequence[Path]) -> bool:
 
 
 def _is_virtual_environment(path: str) -> bool:
-    return os.path.exists(os.path.join(path, "pyvenv.cfg"))
+    return Path(path, "pyvenv.cfg").exists()
 
 
 def _is_text(name: str) -> bool:
