@@ -1,14 +1,19 @@
-"""Behaviour through the public API, on every embedded adapter."""
+"""Fixtures for all tests of the workspace, and the snippets of the docs as tests."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from support import Recorder
+from sybil import Example, Sybil
+from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import offload
-from support import Recorder
 
 
 @pytest.fixture(params=["simple", "sqlite"])
@@ -43,3 +48,28 @@ async def connect() -> AsyncIterator[Callable[..., offload.Worker]]:
 def recorder() -> Recorder:
     """Handlers that tell the test what they do."""
     return Recorder()
+
+
+def run_shell(example: Example) -> None:
+    """Run a shell snippet as a reader would: in a folder of its own, `offload` on the path."""
+    scripts = Path(sys.executable).parent
+    subprocess.run(
+        ["sh", "-euc", example.parsed],
+        cwd=example.namespace["folder"],
+        env={**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"},
+        check=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the shell snippets of a page run."""
+    return tmp_path
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(), CodeBlockParser("sh", run_shell)],
+    patterns=["*.md"],
+    fixtures=["folder"],
+).pytest()

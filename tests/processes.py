@@ -113,7 +113,7 @@ def main(url: str) -> None:
     @worker.handler("block-the-loop")
     async def block(args: Any) -> None:
         started()
-        time.sleep(args["seconds"])  # noqa: ASYNC251  (what a careless handler does)
+        time.sleep(args["seconds"])
         report("slept", id=offload.current_job().id)
 
     async def ready() -> None:

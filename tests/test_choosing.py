@@ -50,7 +50,7 @@ def test_conf_2_a_known_one_gets_the_command(scheme):
         ("concurrency=0", ["'concurrency'", "'0'", "1 to 10000"]),
         ("concurrency=many", ["'concurrency'", "'many'", "whole number"]),
         ("concurrency=", ["'concurrency'", "''"]),
-        ("concurrency=١٢", ["'concurrency'", "whole number"]),  # noqa: RUF001
+        ("concurrency=١٢", ["'concurrency'", "whole number"]),
         ("concurrency=99999999999999999999", ["'concurrency'"]),
         ("grace=soon", ["'grace'", "'soon'", "30s"]),
         ("grace=-5s", ["'grace'", "'-5s'"]),

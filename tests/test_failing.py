@@ -6,9 +6,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from support import Log
 
 from offload import Job, Reject, Retry, constant, current_job, hookimpl
-from support import Log
 
 SOON = constant(timedelta(milliseconds=20))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from support import DEADLINE, Log
 
 from offload import (
     AlreadyRunningError,
@@ -19,11 +19,10 @@ from offload import (
     WorkerStoppedError,
     current_job,
 )
-from support import DEADLINE, Log
 
 
 def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_life_1_state_can_be_read(connect, url):

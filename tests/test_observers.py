@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from support import Log
 
 import offload
 from offload import Job, Reject, constant
-from support import Log
 
 
 async def test_every_hook_is_told(connect, url, recorder):

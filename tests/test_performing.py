@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from support import DEADLINE, Log
 
 from offload import (
     BackendUnavailableError,
@@ -20,7 +21,6 @@ from offload import (
     UsageError,
     current_job,
 )
-from support import DEADLINE, Log
 
 
 @pytest.mark.parametrize("name", ["", "a b", "é", "x" * 129, "a\n", None, 3, "a/b"])

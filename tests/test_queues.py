@@ -6,9 +6,9 @@ import asyncio
 import threading
 
 import pytest
+from support import DEADLINE, Log
 
 from offload import Job, UnknownQueueError
-from support import DEADLINE, Log
 
 
 async def test_que_1_and_2_only_the_workers_own_queues(connect, url, recorder):

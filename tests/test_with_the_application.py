@@ -17,10 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support import DEADLINE, Log
 
 import offload
 from offload import Job, State, UsageError
-from support import DEADLINE, Log
 
 APP = """
 import asyncio, json, os, sys
@@ -60,7 +60,7 @@ app = Starlette(
 async def server(
     tmp_path: Path, **env: str
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A real uvicorn; its address, once it serves."""
+    """A real uvicorn, and its address once it serves."""
     (tmp_path / "app.py").write_text(APP)
     read, write = os.pipe()
     launcher = textwrap.dedent(
@@ -68,7 +68,8 @@ async def server(
         import socket, os, uvicorn
         listener = socket.create_server(("127.0.0.1", 0))
         os.write({write}, str(listener.getsockname()[1]).encode() + b"\\n")
-        uvicorn.Server(uvicorn.Config("app:app", log_level="info", access_log=False)).run([listener])
+        config = uvicorn.Config("app:app", log_level="info", access_log=False)
+        uvicorn.Server(config).run([listener])
         """
     )
     process = await asyncio.create_subprocess_exec(

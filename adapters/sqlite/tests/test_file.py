@@ -30,7 +30,7 @@ from offload import BackendError, BackendUnavailableError, ConfigError, Job
     ],
 )
 def test_a_config_string_that_names_no_file(url):
-    with pytest.raises(ConfigError, match="sqlite:///jobs.db"):
+    with pytest.raises(ConfigError, match=r"sqlite:///jobs\.db"):
         offload.connect(url)
 
 

@@ -5,6 +5,8 @@
 Everything is checked before anything connects (CONF-3), and no secret is ever
 shown (CONF-5): a password is masked, and so is the value of an unknown option,
 since that may be a password with a slip in its name.
+
+Public, for authors of adapters: their options are read here as the worker's are.
 """
 
 from __future__ import annotations
@@ -20,6 +22,22 @@ from offload.duration import ALLOWED as DURATION_ALLOWED
 from offload.duration import parse_duration
 from offload.errors import ConfigError
 from offload.job import QUEUE_PATTERN
+
+__all__ = [
+    "CONCURRENCY",
+    "GRACE",
+    "MAX_ATTEMPTS",
+    "NAMESPACE",
+    "QUEUES",
+    "Address",
+    "Config",
+    "Option",
+    "duration",
+    "integer",
+    "one_of",
+    "parse_address",
+    "read_config",
+]
 
 T = TypeVar("T")
 

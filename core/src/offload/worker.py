@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -193,11 +193,20 @@ class Worker(abc.ABC):
             DuplicateHandlerError: the name is taken; the first handler stays (REG-3).
         """
 
-    def handler(self, name: str, **options: Any) -> Callable[[H], H]:
+    def handler(
+        self,
+        name: str,
+        *,
+        max_attempts: int | None = None,
+        backoff: Backoff | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> Callable[[H], H]:
         """`register` as a decorator, with the same options."""
 
         def decorate(handler: H) -> H:
-            self.register(name, handler, **options)
+            self.register(
+                name, handler, max_attempts=max_attempts, backoff=backoff, timeout=timeout
+            )
             return handler
 
         return decorate

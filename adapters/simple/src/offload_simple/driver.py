@@ -6,9 +6,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from offload import Entry, QueueCounts, StoredDeadLetter
+from offload import ConfigError, Entry, QueueCounts, StoredDeadLetter
 from offload.config import Config
-from offload.errors import ConfigError
 from offload_simple.memory import Memory, StoredJob, now_ms
 from offload_simple.subscription import SimpleSubscription
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from offload.errors import BackendError, BackendUnavailableError
+from offload import BackendError, BackendUnavailableError
 
 # By the primary code of SQLite's result codes: what an operator can do about it.
 _UNAVAILABLE = {

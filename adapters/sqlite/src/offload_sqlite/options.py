@@ -4,8 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from offload import ConfigError
 from offload.config import Address, Option, duration, one_of
-from offload.errors import ConfigError
 
 SYNCHRONOUS = Option("synchronous", "normal", one_of("normal", "full"))
 BUSY_TIMEOUT = Option(

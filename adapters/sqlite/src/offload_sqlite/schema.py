@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from offload.errors import BackendError
+from offload import BackendError
 
 VERSION = 1
 

@@ -37,7 +37,7 @@ def configure(style: str, level: str) -> logging.Handler:
 
 
 def _text_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S")
+    return logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%d %H:%M:%S")
 
 
 def _json_formatter() -> logging.Formatter:

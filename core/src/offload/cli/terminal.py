@@ -25,7 +25,7 @@ def make_console() -> Console:
 def make_table(console: Console, *columns: str) -> Table:
     """An empty table: with a line under its head on a terminal, plain text elsewhere."""
     style = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(*columns, box=style, header_style="bold", pad_edge=False)
+    table = Table(*columns, box=style, header_style="bold", pad_edge=False, show_edge=False)
     for column in table.columns:
         column.overflow = "fold"
     return table

@@ -87,8 +87,8 @@ def _tell(report: StopReport, never_started: set[str]) -> bool:
     cut_short = [job_id for job_id in report.returned if job_id not in never_started]
     untouched = len(report.returned) - len(cut_short)
     click.echo(
-        f"Stopped: {report.finished} finished, {len(cut_short)} cut short and returned, "
-        f"{untouched} given back before they began, {len(report.lost)} lost."
+        f"Stopped. In draining, {report.finished} finished, {len(cut_short)} were cut short and "
+        f"returned, {untouched} given back before they began, {len(report.lost)} lost."
     )
     if cut_short:
         click.echo("They run again: " + " ".join(cut_short))

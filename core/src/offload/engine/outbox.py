@@ -48,6 +48,8 @@ class Outbox:
         try:
             while self._waiting:
                 entries, callers = self._next_batch()
+                if not entries:
+                    continue
                 try:
                     await self._enqueue(entries)
                 except BaseException as error:

@@ -113,7 +113,7 @@ def _tell_rest(ledger: Ledger, *, durable: bool) -> None:
         click.echo(f"Stopped with {ledger.open:,} jobs left. The same command goes on with them.")
     else:
         click.echo(
-            f"Stopped: {ledger.open:,} jobs were lost with this process, as this backend is."
+            f"Stopped: {ledger.open:,} jobs are lost, since this backend lives in the process."
         )
 
 

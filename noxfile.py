@@ -1,0 +1,103 @@
+"""All checks. `nox` runs those that must pass; `nox -l` lists the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["lint", "types", "tests", "wheels"]
+nox.options.error_on_missing_interpreters = True
+
+ROOT = Path(__file__).parent
+MEMBERS = [".", "core", "adapters/simple", "adapters/sqlite", "conformance"]
+SOURCES = ["core/src", "adapters/simple/src", "adapters/sqlite/src", "conformance/src"]
+
+
+def install(session: nox.Session) -> None:
+    """Everything that is locked, and the workspace on top, editable."""
+    session.install("--require-hashes", "-r", "requirements.lock", silent=True)
+    editable = [part for member in MEMBERS for part in ("-e", f"./{member}")]
+    session.install("--no-deps", "--no-build-isolation", *editable, silent=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Lint, and check the format."""
+    install(session)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types: all packages, the benchmarks, and programs that use the public API."""
+    install(session)
+    session.run("mypy", *SOURCES, "benchmarks", "noxfile.py", "core/typing_tests")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, with coverage. Arguments go to pytest."""
+    install(session)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", "-n", "2")
+    session.run("coverage", "combine", "--quiet", silent=True)
+    session.run("coverage", "report")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every wheel, install them into an empty environment, and use them there."""
+    built = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(built, ignore_errors=True)
+    session.install("--require-hashes", "-r", "requirements.lock", silent=True)
+    for member in MEMBERS:
+        with session.chdir(ROOT / member):
+            session.run("hatchling", "build", "-t", "wheel", "-d", str(built), silent=True)
+    empty = built.parent / "empty"
+    session.run("python", "-m", "venv", "--clear", str(empty))
+    python = str(empty / "bin" / "python")
+    offload = str(empty / "bin" / "offload")
+
+    def pip_install(*packages: str) -> None:
+        session.run(
+            *(python, "-m", "pip", "install", "--quiet", "--find-links", str(built), *packages),
+            external=True,
+        )
+
+    pip_install("offload")
+    session.run(python, "-I", "tests/import_time.py", external=True)
+    session.run(offload, "adapters", external=True)
+    session.run(offload, "demo", str(ROOT / "core"), external=True)
+    pip_install("offload[sqlite]")
+    database = built.parent / "demo.db"
+    database.unlink(missing_ok=True)
+    session.run(offload, "demo", str(ROOT / "core"), "--url", f"sqlite:///{database}", external=True)
+
+
+@nox.session(default=False)
+def benchmarks(session: nox.Session) -> None:
+    """Measure, side by side with the peers. Arguments go to `python -m benchmarks`."""
+    install(session)
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["all"]))
+
+
+@nox.session(default=False)
+def lock(session: nox.Session) -> None:
+    """Lock the newest versions of all dependencies anew."""
+    session.install("uv")
+    session.run(
+        *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--upgrade"),
+        *("--no-emit-index-url", "--no-annotate", "--no-header", "--python-version", "3.11"),
+        *("--group", "dev", "--group", "bench", "core/pyproject.toml", "--extra", "cli"),
+        *("--output-file", "requirements.lock"),
+        env={"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock", **os.environ},
+    )
