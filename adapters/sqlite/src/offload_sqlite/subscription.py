@@ -13,7 +13,8 @@ from typing import Self
 from offload import Delivery, Fetched, Settlement
 from offload_sqlite.bell import POLL_SECONDS, Bell
 from offload_sqlite.errors import translate
-from offload_sqlite.store import REAP_SECONDS, Store, connect
+from offload_sqlite.sessions import REAP_SECONDS
+from offload_sqlite.store import Store
 from offload_sqlite.thread import StoreThread
 
 log = logging.getLogger("offload")
@@ -28,13 +29,11 @@ class SqliteSubscription:
         thread: StoreThread,
         queues: Sequence[str],
         lease: timedelta,
-        busy_timeout: timedelta,
     ) -> None:
         self._store = store
         self._thread = thread
         self._queues = queues
         self.lease = lease
-        self._busy_timeout = busy_timeout
         self._session = 0
         self._bell: Bell | None = None
         self._rung = asyncio.Event()
@@ -46,16 +45,14 @@ class SqliteSubscription:
         store: Store,
         thread: StoreThread,
         queues: Sequence[str],
-        *,
         lease: timedelta,
-        busy_timeout: timedelta,
     ) -> Self:
-        """Register with the database."""
-        subscription = cls(store, thread, queues, lease, busy_timeout)
+        """Begin a session."""
+        subscription = cls(store, thread, queues, lease)
         try:
-            await thread.call(subscription._register)
+            await thread.call(subscription._begin)
         except BaseException:
-            thread.submit(subscription._unregister)
+            thread.submit(subscription._end)
             raise
         if subscription._bell is not None:
             subscription._bell.listen(subscription._rung.set)
@@ -82,10 +79,10 @@ class SqliteSubscription:
         try:
             if self._keeper is None:
                 # Its own, since the store's may be busy for longer than a lease lasts.
-                self._keeper = connect(self._store.path, self._busy_timeout)
-            held = self._store.extend_worker(self._keeper, self._session, self.lease)
+                self._keeper = self._store.database.connect()
+            held = self._store.sessions.extend(self._keeper, self._session, self.lease)
         except sqlite3.Error as error:
-            raise translate(error, self._store.path) from error
+            raise translate(error, self._store.database.path) from error
         return () if held else deliveries
 
     async def close(self) -> None:
@@ -93,21 +90,21 @@ class SqliteSubscription:
             self._bell.stop_listening()
         if self._keeper is not None:
             self._keeper.close()
-        await self._thread.call(self._unregister)
+        await self._thread.call(self._end)
 
     # -- in the store's thread ------------------------------------------------
 
-    def _register(self) -> None:
-        self._session = self._store.register_worker(self._queues, self._ensure_bell, self.lease)
+    def _begin(self) -> None:
+        self._session = self._store.sessions.begin(self._queues, self._ensure_bell, self.lease)
 
     def _ensure_bell(self) -> str:
         """Make the bell, the first time, and return its name.
 
-        Called inside the transaction that registers the worker: no other
+        Called inside the transaction that begins the session: no other
         process can see a worker whose bell isn't there yet, and take it for dead.
         """
         if self._bell is None:
-            path = self._store.path
+            path = self._store.database.path
             path = path.with_name(f"{path.name}-worker-{secrets.token_hex(8)}")
             try:
                 self._bell = Bell(path)
@@ -116,16 +113,16 @@ class SqliteSubscription:
                 return ""
         return self._bell.path.name
 
-    def _unregister(self) -> None:
+    def _end(self) -> None:
         try:
             if self._session:
-                self._store.remove_worker(self._session)
+                self._store.sessions.end(self._session)
         finally:
             if self._bell is not None:
                 self._bell.close()
 
     def _fetch(self, limit: int) -> Fetched:
-        if not self._store.is_registered(self._session):
+        if not self._store.sessions.exists(self._session):
             # Frozen for longer than the lease, and taken for dead: begin anew.
-            self._register()
+            self._begin()
         return self._store.fetch(self._session, self._queues, limit)

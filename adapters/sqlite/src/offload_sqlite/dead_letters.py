@@ -1,0 +1,71 @@
+"""The jobs that failed for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offload import Failure, StoredDeadLetter
+from offload_sqlite.database import Database, now_ms
+from offload_sqlite.sessions import Sessions
+
+
+class DeadLetterTable:
+    """The table of dead letters."""
+
+    def __init__(self, database: Database, sessions: Sessions) -> None:
+        self._database = database
+        self._sessions = sessions
+
+    def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
+        """Up to `limit`, the oldest first, behind the one whose id is `after`."""
+        return self._select(
+            f"WHERE seq > coalesce((SELECT seq FROM {self._database.dead} WHERE id = ?), 0) "
+            "ORDER BY seq LIMIT ?",
+            (after, limit),
+        )
+
+    def show(self, job_id: str) -> StoredDeadLetter | None:
+        """The one with this id."""
+        found = self._select("WHERE id = ?", (job_id,))
+        return found[0] if found else None
+
+    def _select(self, where: str, values: tuple[object, ...]) -> list[StoredDeadLetter]:
+        database = self._database
+        with database.errors():
+            rows = database.connection.execute(
+                "SELECT id, queue, body, attempt, died_ms, error, traceback "
+                f"FROM {database.dead} {where}",
+                values,
+            ).fetchall()
+        return [
+            StoredDeadLetter(job_id, queue, body, attempt, died, Failure(error, traceback))
+            for job_id, queue, body, attempt, died, error, traceback in rows
+        ]
+
+    def requeue(self, ids: Sequence[str]) -> list[str]:
+        """Move them back to the ends of their queues, all in one transaction."""
+        database = self._database
+        move = (
+            f"INSERT INTO {database.job} (queue, id, due_ms, body) "
+            f"SELECT queue, id, ?, body FROM {database.dead} WHERE id = ?"
+        )
+        with database.errors():
+            with database.transaction():
+                moved = [
+                    job_id
+                    for job_id in dict.fromkeys(ids)
+                    if database.connection.execute(move, (now_ms(), job_id)).rowcount == 1
+                    and self._delete(job_id)
+                ]
+            self._sessions.ring()
+        return moved
+
+    def discard(self, ids: Sequence[str]) -> list[str]:
+        """Delete them."""
+        with self._database.errors(), self._database.transaction():
+            return [job_id for job_id in ids if self._delete(job_id)]
+
+    def _delete(self, job_id: str) -> bool:
+        database = self._database
+        delete = f"DELETE FROM {database.dead} WHERE id = ?"
+        return database.connection.execute(delete, (job_id,)).rowcount == 1
