@@ -57,6 +57,8 @@ class Failure(msgspec.Struct, frozen=True):
 
     error: str
     traceback: str = ""
+    attempts: int = 0
+    """How many runs there were."""
 
 
 class Verdict(Enum):
@@ -174,7 +176,6 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
     id: str
     queue: str
     body: bytes
-    attempts: int
     died_ms: int
     failure: Failure
 

@@ -55,3 +55,7 @@ class Reject(Exception):  # noqa: N818
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+
+
+# They are shown, in errors and dead letters, by the name that users know.
+Retry.__module__ = Reject.__module__ = "offload"

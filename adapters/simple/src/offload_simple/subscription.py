@@ -74,9 +74,7 @@ class SimpleSubscription:
             self.wake()
         elif verdict is Verdict.DEAD_LETTER:
             failure = settlement.failure or Failure("")
-            memory.dead[job.id] = StoredDeadLetter(
-                job.id, job.queue, job.body, job.attempt, now_ms(), failure
-            )
+            memory.dead[job.id] = StoredDeadLetter(job.id, job.queue, job.body, now_ms(), failure)
         elif verdict is Verdict.RELEASE:
             job.attempt -= 1
             memory.ready[job.queue].appendleft(job)

@@ -33,13 +33,13 @@ class DeadLetterTable:
         database = self._database
         with database.errors():
             rows = database.connection.execute(
-                "SELECT id, queue, body, attempt, died_ms, error, traceback "
+                "SELECT id, queue, body, died_ms, error, traceback, attempts "
                 f"FROM {database.dead} {where}",
                 values,
             ).fetchall()
         return [
-            StoredDeadLetter(job_id, queue, body, attempt, died, Failure(error, traceback))
-            for job_id, queue, body, attempt, died, error, traceback in rows
+            StoredDeadLetter(job_id, queue, body, died, Failure(*failure))
+            for job_id, queue, body, died, *failure in rows
         ]
 
     def requeue(self, ids: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ CREATE TABLE "{ns}_dead" (
     seq INTEGER PRIMARY KEY,
     queue TEXT NOT NULL,
     id TEXT NOT NULL UNIQUE,
-    attempt INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
     died_ms INTEGER NOT NULL,
     error TEXT NOT NULL,
     traceback TEXT NOT NULL,

@@ -33,8 +33,8 @@ class Store:
             f"SELECT queue, id, attempt, ?, body FROM {job} {self._ours}"
         )
         self._bury = (
-            f"INSERT INTO {database.dead} (queue, id, attempt, died_ms, error, traceback, body) "
-            f"SELECT queue, id, attempt, ?, ?, ?, body FROM {job} {self._ours}"
+            f"INSERT INTO {database.dead} (queue, id, attempts, died_ms, error, traceback, body) "
+            f"SELECT queue, id, ?, ?, ?, ?, body FROM {job} {self._ours}"
         )
 
     def enqueue(self, entries: Sequence[Entry]) -> None:
@@ -157,8 +157,8 @@ class Store:
             copied = self._affects_one(self._retry, (due, *receipt))
         else:
             failure = settlement.failure or Failure("")
-            values = (now_ms(), failure.error, failure.traceback, *receipt)
-            copied = self._affects_one(self._bury, values)
+            reason = (failure.attempts, now_ms(), failure.error, failure.traceback)
+            copied = self._affects_one(self._bury, (*reason, *receipt))
         return copied and self._affects_one(self._forget, receipt)
 
     def _affects_one(self, statement: str, values: tuple[object, ...]) -> bool:

@@ -46,7 +46,7 @@ def _decoded(stored: StoredDeadLetter) -> DeadLetter:
         queue=stored.queue,
         handler=handler,
         args=args,
-        attempts=stored.attempts,
+        attempts=stored.failure.attempts,
         error=stored.failure.error,
         traceback=stored.failure.traceback,
         died_ms=stored.died_ms,

@@ -27,6 +27,8 @@ log = logging.getLogger("offload")
 
 PREFETCH_SECONDS = 0.02
 """A worker leases, beyond its free slots, only what it would finish in this time."""
+MEASURED_SECONDS = 0.002
+"""The shortest time over which that is measured."""
 MAX_PREFETCH = 500
 STALE_SECONDS = 0.2
 """Prefetched jobs that see no slot fall free in this time go back for others to take."""
@@ -36,6 +38,25 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between fetches while the backend is away."""
 CANCEL_SECONDS = 0.3
 """How long cancelled handlers get to end, and a fetch that was under way at a stop."""
+
+
+class _Prefetch:
+    """How many jobs to lease beyond the slots, from how fast jobs have ended of late."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._ended_jobs = 0
+        self._size = 0
+
+    def update(self, ended_jobs: int) -> int:
+        """The size to use now that so many jobs have ended."""
+        now = time.monotonic()
+        elapsed = now - self._since
+        if elapsed >= MEASURED_SECONDS:
+            rate = (ended_jobs - self._ended_jobs) / elapsed
+            self._size = min(MAX_PREFETCH, int(rate * PREFETCH_SECONDS))
+            self._since, self._ended_jobs = now, ended_jobs
+        return self._size
 
 
 class Dispatcher:
@@ -93,11 +114,11 @@ class Dispatcher:
 
     async def _fetch(self) -> None:
         pause = FIRST_PAUSE
-        measured_at, measured_jobs, prefetch = time.monotonic(), 0, 0
+        prefetch = _Prefetch()
         while not self._stopping:
             held = self._busy_slots + len(self._buffer) + self._settler.unsettled
-            limit = self._concurrency + prefetch - held
-            if self._busy_slots < self._concurrency and not self._buffer:
+            limit = self._concurrency + prefetch.update(self._ended_jobs) - held
+            if not self._buffer:
                 # Verdicts on their way must not keep a free slot waiting.
                 limit = max(limit, self._concurrency - self._busy_slots)
             if limit <= 0:
@@ -106,18 +127,13 @@ class Dispatcher:
                 continue
             try:
                 fetched = await self.subscription.fetch(limit)
-                pause = FIRST_PAUSE
             except Exception as error:
                 self._log_fetch_error(error)
                 await self._interruptibly(asyncio.sleep(pause))
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
+            pause = FIRST_PAUSE
             self._accept(fetched.deliveries)
-            now = time.monotonic()
-            if now > measured_at:
-                rate = (self._ended_jobs - measured_jobs) / (now - measured_at)
-                prefetch = min(MAX_PREFETCH, int(rate * PREFETCH_SECONDS))
-                measured_at, measured_jobs = now, self._ended_jobs
             if not fetched.deliveries and not self._stopping:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
@@ -182,7 +198,7 @@ class Dispatcher:
             context = JobContext(
                 delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
             )
-            failure = Failure(str(error))
+            failure = Failure(str(error), attempts=delivery.attempt - 1)
             self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
             return
         except envelope.NewerVersionError as error:
@@ -205,9 +221,11 @@ class Dispatcher:
             self._fail(delivery, absent, context, unknown)
             return
         if delivery.attempt > handler.max_attempts:
+            runs = delivery.attempt - 1
             failure = Failure(
-                f"attempt {delivery.attempt - 1} of {handler.max_attempts} never ended: "
-                "its worker died, or lost its lease"
+                f"attempt {runs} of {handler.max_attempts} never ended: "
+                "its worker died, or lost its lease",
+                attempts=runs,
             )
             self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
             return

@@ -22,6 +22,7 @@ class Outbox:
         self._busy = False
         self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None
 
     async def send(self, entries: Sequence[Entry]) -> None:
         """Hand at most `MAX_BATCH` entries to the driver; return when they are safe."""
@@ -37,12 +38,20 @@ class Outbox:
             if self._waiting:
                 self._flusher = asyncio.create_task(self._flush(), name="offload-outbox")
             else:
-                self._busy = False
+                self._rest()
 
     async def idle(self) -> None:
-        """Return when nothing that waits in the outbox is still to be sent."""
-        if self._flusher is not None:
-            await asyncio.shield(self._flusher)
+        """Return when nothing is on its way, or waits to be."""
+        while self._busy:
+            if self._idle is None:
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)
+
+    def _rest(self) -> None:
+        self._busy = False
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
 
     async def _flush(self) -> None:
         try:
@@ -63,8 +72,8 @@ class Outbox:
                         if not caller.done():
                             caller.set_result(None)
         finally:
-            self._busy = False
             self._flusher = None
+            self._rest()
 
     def _next_batch(self) -> tuple[list[Entry], list[asyncio.Future[None]]]:
         entries: list[Entry] = []

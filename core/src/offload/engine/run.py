@@ -51,7 +51,7 @@ class Run:
 
 def judge(delivery: Delivery, handler: Registered, error: BaseException) -> Settlement:
     """What becomes of a job whose run ended in this error (FAIL-1 to FAIL-3, FAIL-9)."""
-    failure = describe(error)
+    failure = describe(error, delivery.attempt)
     if isinstance(error, Reject) or delivery.attempt >= handler.max_attempts:
         return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
     wait = error.after if isinstance(error, Retry) else _backoff(handler, delivery.attempt)
@@ -74,13 +74,15 @@ def to_delay_ms(delay: timedelta) -> int:
     return max(0, math.ceil(delay / timedelta(milliseconds=1)))
 
 
-def describe(error: BaseException) -> Failure:
-    """The error as text that every backend can store."""
+def describe(error: BaseException, attempts: int) -> Failure:
+    """The error of the last of so many runs, as text that every backend can store."""
     summary = traceback.format_exception_only(error)[-1].strip()
     # The first frame is the engine's own, and of no use to whoever reads it.
     frames = error.__traceback__ and error.__traceback__.tb_next
     trace = "".join(traceback.format_exception(type(error), error, frames))
-    return Failure(_storable(summary[:MAX_ERROR_CHARS]), _storable(trace[-MAX_TRACEBACK_CHARS:]))
+    return Failure(
+        _storable(summary[:MAX_ERROR_CHARS]), _storable(trace[-MAX_TRACEBACK_CHARS:]), attempts
+    )
 
 
 def _storable(text: str) -> str:
