@@ -32,9 +32,9 @@ class Commands(click.Group):
             # Click repeats what it can't place, and that may be a URL with its password.
             raise click.UsageError(masked(error.format_message()), error.ctx) from None
         except UsageError as error:
-            raise RefusedError(str(error)) from error
+            raise RefusedError(masked(str(error))) from error
         except OffloadError as error:
-            text = str(error)
+            text = masked(str(error))
             if isinstance(error, BackendUnavailableError) and error.maybe_stored:
                 text += " (what was asked for may have been done all the same)"
             raise click.ClickException(text) from error

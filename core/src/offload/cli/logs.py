@@ -43,10 +43,10 @@ def _text_formatter() -> logging.Formatter:
 def _json_formatter() -> logging.Formatter:
     formatter = JsonFormatter(
         "{asctime}{levelname}{name}{message}",
-        "%Y-%m-%dT%H:%M:%S",
-        "{",
+        style="{",
         rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
     )
     formatter.converter = time.gmtime
+    formatter.default_time_format = "%Y-%m-%dT%H:%M:%S"
     formatter.default_msec_format = "%s.%03dZ"
     return formatter

@@ -11,7 +11,8 @@ from rich.table import Table
 _WIDE = 10_000
 """Columns of a "screen" that is a file or a pipe: nothing is cut or wrapped there."""
 
-_CONFIG_STRING = re.compile(r"://\S+")
+_CREDENTIALS = re.compile(r"://\S*@")
+_OPTIONS = re.compile(r"(://[^\s?]*\?)[^\s'\"]*")
 
 
 def make_console() -> Console:
@@ -37,5 +38,8 @@ def plain(text: str) -> str:
 
 
 def masked(text: str) -> str:
-    """Text of a message in which no config string is left: any part of one may be a secret."""
-    return _CONFIG_STRING.sub("://***", text)
+    """A message without those parts of a config string in it that may be secret.
+
+    What the core says is so already, unless a config string stands where a name should.
+    """
+    return _OPTIONS.sub(r"\1***", _CREDENTIALS.sub("://***@", text))

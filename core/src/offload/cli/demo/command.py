@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import logging
 import sqlite3
 import sys
@@ -21,6 +21,8 @@ from offload.cli.terminal import make_console
 from offload.config import Address, parse_address
 
 RECHECKS = 5
+RECHECK_SECONDS = 0.5
+"""The first is due so long after it is performed, and each of the others so long after the last."""
 INTERRUPTED = 3
 """The exit code when jobs were left, as that of `offload worker`."""
 
@@ -64,6 +66,7 @@ def demo(folder: Path, url: str) -> None:
         console = make_console()
         with screen.live(console, lambda: screen.progress(ledger, conductor, handlers)):
             offload.run(worker, conductor.run, worker_off=True)
+            asyncio.run(conductor.catch_up())
         console.print(screen.summary(console, found, ledger, conductor))
         click.echo()
         if ledger.open:
@@ -101,8 +104,8 @@ def _plan(ledger: Ledger, found: Walk, folder: Path, address: Address) -> None:
         return
     # The few others first: their time runs while the files are read.
     rechecks = [
-        Item(Kind.RECHECK, path, delay=(number + 1) / 2)
-        for number, path in enumerate(itertools.islice(found.paths, RECHECKS))
+        Item(Kind.RECHECK, path, delay=RECHECK_SECONDS * number)
+        for number, path in enumerate(found.paths[:RECHECKS], 1)
     ]
     ledger.plan([Item(Kind.FLAKY), Item(Kind.DOOMED), *rechecks, *items])
     click.echo(f"Reading {folder} on {address}: {len(found.paths):,} files.")

@@ -18,7 +18,7 @@ BATCH = 500
 LOOK_SECONDS = 0.5
 """How long nothing may end before the backend is asked what it still holds."""
 MAX_ROUNDS = 3
-"""How often jobs that the backend has no trace of are performed again."""
+"""How often jobs are performed of which the backend then has no trace."""
 
 
 class Conductor:
@@ -45,14 +45,13 @@ class Conductor:
         """Start the worker, perform what was not performed yet, and return when all is known."""
         self.recovered = await self._held()
         await self._worker.start()
-        await self._perform()
         for _ in range(MAX_ROUNDS):
+            await self._perform()
             await self._follow()
             if not self._ledger.open:
                 break
             self.vanished += self._ledger.open
             self._ledger.forget_performed()
-            await self._perform()
         else:
             raise click.ClickException(
                 f"{self._ledger.open} jobs vanish from the backend whenever they are performed; "
@@ -60,6 +59,13 @@ class Conductor:
             )
         while await self._held():  # what was performed twice
             await self._something_ended()
+
+    async def catch_up(self) -> None:
+        """Write down what died while the worker drained, in an event loop of its own."""
+        try:
+            await self._note_dead()
+        finally:
+            await self._worker.stop()
 
     async def _follow(self) -> None:
         """Return when every item is accounted for, or no job is left for those that aren't."""
@@ -72,11 +78,13 @@ class Conductor:
 
     async def _perform(self) -> None:
         while batch := self._ledger.unperformed(BATCH):
-            await self._worker.perform_many(self._job(item) for item in batch if not item.delay)
+            at_once = [item for item in batch if not item.delay]
+            await self._worker.perform_many([self._job(item) for item in at_once])
+            self._ledger.mark_performed(at_once)
             for item in batch:
                 if item.delay:
                     await self._worker.perform_in(self._job(item), item.delay)
-            self._ledger.mark_performed(batch)
+                    self._ledger.mark_performed([item])
             # A backend in memory makes nobody wait, so the jobs' own turn has to be given to them.
             await asyncio.sleep(0)
 
@@ -104,11 +112,11 @@ class Conductor:
 
     async def _note_dead(self) -> None:
         """Write down the jobs that have died."""
-        dead, self.tally.dead = self.tally.dead, []
-        for job_id in dead:
-            letter = await self._letters.show(job_id)
+        while self.tally.dead:
+            letter = await self._letters.show(self.tally.dead[0])
             if letter is not None:
                 self._note(letter)
+            del self.tally.dead[0]  # not before: a signal may cut this short
 
     async def _search_dead(self) -> None:
         """The same for those that died just before a kill, and could not be written down."""

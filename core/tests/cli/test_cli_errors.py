@@ -1,0 +1,151 @@
+"""One line for each error, and no password in any."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CANARY = "canary-in-the-password"
+
+VAULT = """
+    import datetime, offload
+    from offload.config import Option
+
+    class Driver:
+        def __init__(self, config):
+            self.config = config
+
+        async def open(self):
+            raise offload.BackendUnavailableError(f"{self.config} is away")
+
+        async def enqueue(self, entries):
+            raise AssertionError("never called: it can't be opened")
+
+        subscribe = enqueue
+
+        async def close(self):
+            return ()
+
+    @offload.hookimpl
+    def offload_adapter(scheme):
+        return offload.Adapter(
+            claims=offload.Claims(fifo=True, durable=True, distributed=True, dead_letters=False),
+            limits=offload.Limits(
+                max_job_bytes=1000,
+                max_delay=datetime.timedelta(days=1),
+                lateness=datetime.timedelta(1),
+            ),
+            options=(Option("token", "", str, secret=True),),
+            make=Driver,
+        )
+"""
+
+UNSURE = VAULT.replace('is away")', 'is away", maybe_stored=True)')
+
+
+def run_without(missing: str) -> subprocess.CompletedProcess[str]:
+    """`python -m offload`, where a module can't be found."""
+    code = (
+        f"import sys, runpy; sys.modules[{missing!r}] = None; "
+        "runpy.run_module('offload', run_name='__main__')"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("missing", ["click", "rich", "pythonjsonlogger"])
+def test_without_the_extra_it_says_what_to_install(missing):
+    ended = run_without(missing)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"Error: the command line needs {missing}")
+    assert "pip install 'offload-core[cli]'" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_what_else_is_missing_is_a_traceback():
+    ended = run_without("sqlite3")
+
+    assert "Traceback" in ended.stderr
+    assert "sqlite3" in ended.stderr
+    assert "offload-core[cli]" not in ended.stderr
+
+
+def test_help_names_every_command(run):
+    told = run("--help")
+
+    assert told.exit_code == 0
+    for command in ("adapters", "dead", "demo", "perform", "queues", "worker"):
+        assert f"\n  {command} " in told.output
+
+
+def test_a_backend_that_is_away_is_one_line_and_exit_code_1(run, distribution):
+    distribution("vault", "vault", VAULT)
+
+    told = run("queues", "vault://host")
+
+    # The driver can't count, which is known before anything connects.
+    assert told.exit_code == 2
+    assert told.stderr.count("\n") == 1
+
+    told = run("perform", "vault://host", "greet")
+    assert told.exit_code == 1
+    assert told.stderr == "Error: vault://host is away\n"
+    assert told.stdout == ""
+
+
+def test_it_says_when_the_job_may_have_been_stored(run, distribution):
+    distribution("unsure", "unsure", UNSURE)
+
+    told = run("perform", "unsure://host", "greet")
+
+    assert told.exit_code == 1
+    assert told.stderr == (
+        "Error: unsure://host is away (what was asked for may have been done all the same)\n"
+    )
+
+
+SECRET = f"vault://user:{CANARY}@host/0?token={CANARY}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["perform", SECRET, "greet"],
+        ["perform", "greet", SECRET],
+        ["perform", "sqlite:///jobs.db", SECRET],
+        ["perform", "sqlite:///jobs.db", "greet", "--queue", SECRET],
+        ["perform", SECRET, "greet", "--in", SECRET],
+        ["perform", SECRET, "greet", "--at", SECRET],
+        ["perform", SECRET, "greet", "--args", SECRET],
+        ["perform", SECRET],
+        ["perform", f"{SECRET}&tokem={CANARY}", "greet"],
+        ["perform", f"redis://user:{CANARY}@host", "greet"],
+        ["perform", f"sqlite://user:{CANARY}@host/jobs.db", "greet"],
+        ["queues", SECRET],
+        ["queues", SECRET, SECRET],
+        ["dead", "list", SECRET],
+        ["dead", "list", SECRET, "--limit", SECRET],
+        ["dead", "show", SECRET, "1"],
+        ["dead", "requeue", SECRET, "--all"],
+        ["dead", "discard", SECRET, "--all", "--yes"],
+        ["dead", SECRET],
+        ["demo", ".", "--url", SECRET],
+        ["demo", SECRET],
+        ["demo", ".", "--url", f"{SECRET}&queues=mine"],
+        ["worker", SECRET],
+        ["worker", "offload:connect", "--url", SECRET],
+        [SECRET],
+    ],
+    ids=lambda arguments: " ".join(arguments).replace(SECRET, "SECRET").replace(CANARY, "CANARY"),
+)
+def test_no_command_prints_a_password(run, distribution, arguments):
+    distribution("vault", "vault", VAULT)
+
+    told = run(*arguments)
+
+    assert told.exit_code in (1, 2)
+    assert "Error: " in told.stderr
+    assert CANARY not in told.output
+    assert told.exception is None or CANARY not in str(told.exception)
