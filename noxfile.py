@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def wheels(session: nox.Session) -> None:
     """Build every wheel, install them into an empty environment, and use them there."""
-    built = Path(session.create_tmp()) / "dist"
+    built = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(built, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements.lock", silent=True)
     for member in MEMBERS:
@@ -76,11 +76,12 @@ def wheels(session: nox.Session) -> None:
     pip_install("offload")
     session.run(python, "-I", "tests/import_time.py", external=True)
     session.run(offload, "adapters", external=True)
-    session.run(offload, "demo", str(ROOT / "core"), external=True)
+    folder = str(ROOT / "core")
+    session.run(offload, "demo", folder, external=True)
     pip_install("offload[sqlite]")
     database = built.parent / "demo.db"
     database.unlink(missing_ok=True)
-    session.run(offload, "demo", str(ROOT / "core"), "--url", f"sqlite:///{database}", external=True)
+    session.run(offload, "demo", folder, "--url", f"sqlite:///{database}", external=True)
 
 
 @nox.session(default=False)

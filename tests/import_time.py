@@ -10,9 +10,6 @@ import sys
 LIMIT_MS = 100
 CODE = "import time; a = time.perf_counter(); import offload; print(time.perf_counter() - a)"
 
-times = [
-    1000 * float(subprocess.check_output([sys.executable, "-c", CODE]))
-    for _ in range(15)
-]
+times = [1000 * float(subprocess.check_output([sys.executable, "-c", CODE])) for _ in range(15)]
 print(f"import offload: {min(times):.0f} ms at best (limit {LIMIT_MS} ms)")
 sys.exit(min(times) > LIMIT_MS)
