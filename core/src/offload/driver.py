@@ -27,7 +27,7 @@ import msgspec
 from offload.worker import QueueCounts
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A job to store."""
 
     id: str
@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True):
     """Due at this instant; then `delay_ms` is 0."""
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """A job handed to one worker, which alone may run and settle it while the lease lasts."""
 
     id: str
@@ -74,7 +74,7 @@ class Verdict(Enum):
     """Not finished: give it back to the head of its queue; this attempt doesn't count."""
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """A verdict on one delivery."""
 
     delivery: Delivery
@@ -83,7 +83,7 @@ class Settlement(msgspec.Struct, frozen=True):
     failure: Failure | None = None
 
 
-class Fetched(msgspec.Struct, frozen=True):
+class Fetched(msgspec.Struct, frozen=True, gc=False):
     """What one fetch brought."""
 
     deliveries: Sequence[Delivery]

@@ -28,8 +28,9 @@ QUEUE_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
 """What a queue or a namespace may be called: every backend can carry this as it is."""
 
 
-# Structs of msgspec where most would be dataclasses: one is made for each job at each
-# step, and a frozen dataclass costs several times as much to make.
+# Structs of msgspec where most would be dataclasses: one is made for each job at each step,
+# and a frozen dataclass costs several times as much to make. Those that can't be part of a
+# cycle are spared the garbage collector's rounds (gc=False).
 class Job(msgspec.Struct, frozen=True):
     """A piece of work: the name of its handler, the args for it, and the queue it waits in."""
 
@@ -38,7 +39,7 @@ class Job(msgspec.Struct, frozen=True):
     queue: str = "default"
 
 
-class JobContext(msgspec.Struct, frozen=True):
+class JobContext(msgspec.Struct, frozen=True, gc=False):
     """One run of a job, as its handler and the observers see it."""
 
     id: str

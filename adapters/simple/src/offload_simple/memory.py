@@ -9,11 +9,12 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from offload import Entry, StoredDeadLetter
 
 
-@dataclass(slots=True)
-class StoredJob:
+class StoredJob(msgspec.Struct, eq=False, gc=False):
     """A job in memory. It is its own receipt."""
 
     id: str

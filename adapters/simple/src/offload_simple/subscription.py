@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 from offload import Delivery, Failure, Fetched, Settlement, StoredDeadLetter, Verdict
-from offload_simple.memory import Memory, now_ms
+from offload_simple.memory import Memory, StoredJob, now_ms
 
 
 class SimpleSubscription:
@@ -61,24 +61,30 @@ class SimpleSubscription:
             self._arrived.set_result(None)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
-        return [s.delivery for s in settlements if not self._settle_one(s)]
+        running = self._memory.running
+        foreign: list[Delivery] = []
+        for settlement in settlements:
+            delivery = settlement.delivery
+            job = running.get(delivery.id)
+            if job is None or job is not delivery.receipt or job.attempt != delivery.attempt:
+                foreign.append(delivery)
+                continue
+            del running[job.id]
+            if settlement.verdict is not Verdict.ACKNOWLEDGE:
+                self._keep(job, settlement)
+        return foreign
 
-    def _settle_one(self, settlement: Settlement) -> bool:
-        memory, delivery, verdict = self._memory, settlement.delivery, settlement.verdict
-        job = memory.running.get(delivery.id)
-        if job is None or job is not delivery.receipt or job.attempt != delivery.attempt:
-            return False
-        del memory.running[job.id]
+    def _keep(self, job: StoredJob, settlement: Settlement) -> None:
+        memory, verdict = self._memory, settlement.verdict
         if verdict is Verdict.RETRY:
             memory.schedule(job, now_ms(), settlement.delay_ms)
             self.wake()
         elif verdict is Verdict.DEAD_LETTER:
             failure = settlement.failure or Failure("")
             memory.dead[job.id] = StoredDeadLetter(job.id, job.queue, job.body, now_ms(), failure)
-        elif verdict is Verdict.RELEASE:
+        else:
             job.attempt -= 1
             memory.ready[job.queue].appendleft(job)
-        return True
 
     async def close(self) -> None:
         """The jobs stay in the driver's memory."""

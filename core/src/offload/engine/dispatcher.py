@@ -277,6 +277,7 @@ class Dispatcher:
         if call.done():
             self._free_slot()
         else:
+            self._room.set()
             log.warning(
                 "handler %s of job %s can't be stopped and keeps its slot until it ends",
                 run.context.handler,
@@ -287,19 +288,16 @@ class Dispatcher:
     def _end(self, run: Run, error: BaseException | None) -> None:
         self._runs.discard(run)
         self._ended_jobs += 1
-        if run.interruption is Interruption.LEASE_LOST and error is not None:
+        if error is None:
+            self._finished_jobs += 1
+            self._settler.add(Settlement(run.delivery, Verdict.ACKNOWLEDGE), run.context)
+        elif run.interruption is Interruption.LEASE_LOST:
             self._observers.tell("job_returned", job=run.context)
-        elif error is not None and (
-            run.interruption or (self._stopping and isinstance(error, WorkerStoppedError))
-        ):
+        elif run.interruption or (self._stopping and isinstance(error, WorkerStoppedError)):
             self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
         else:
             self._finished_jobs += 1
-            if error is None:
-                self._settler.add(Settlement(run.delivery, Verdict.ACKNOWLEDGE), run.context)
-            else:
-                self._fail(run.delivery, run.handler, run.context, error)
-        self._room.set()
+            self._fail(run.delivery, run.handler, run.context, error)
 
     def _free_slot(self) -> None:
         self._busy_slots -= 1

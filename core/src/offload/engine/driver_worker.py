@@ -58,6 +58,8 @@ class DriverWorker(Worker):
         self._dispatcher: Dispatcher | None = None
         self._state = State.NEW
         self._is_open = False
+        # The loop on which a perform needs no further look at our state: the quick way in.
+        self._ready_on: asyncio.AbstractEventLoop | None = None
         self._starting = False
         self._draining: asyncio.Task[StopReport] | None = None
         self._lifecycle = asyncio.Lock()
@@ -85,6 +87,7 @@ class DriverWorker(Worker):
                 except BaseException:
                     if not was_open:
                         self._is_open = False
+                        self._ready_on = None
                         await self._driver.close()
                     raise
                 self._dispatcher = Dispatcher(
@@ -100,6 +103,7 @@ class DriverWorker(Worker):
         if self._state is State.STOPPED and not self._is_open:
             return StopReport()
         await self._bind()
+        self._ready_on = None
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name="offload-drain")
             if not self._starting:
@@ -204,7 +208,8 @@ class DriverWorker(Worker):
         now_ms = time.time_ns() // 1_000_000
         jobs = list(jobs)
         entries = [self._make_entry(job, 0, None, now_ms) for job in jobs]
-        await self._ready_to_perform()
+        if self._ready_on is not asyncio.get_running_loop():
+            await self._ready_to_perform()
         for begin in range(0, len(entries), MAX_BATCH):
             batch = entries[begin : begin + MAX_BATCH]
             try:
@@ -220,7 +225,8 @@ class DriverWorker(Worker):
     async def _perform(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
         now_ms = time.time_ns() // 1_000_000
         entry = self._make_entry(job, delay_ms, at_ms, now_ms)
-        await self._ready_to_perform()
+        if self._ready_on is not asyncio.get_running_loop():
+            await self._ready_to_perform()
         await self._outbox.send((entry,))
         if self._observers.wants("job_enqueued"):
             self._tell_enqueued(job, entry, now_ms)
@@ -234,19 +240,23 @@ class DriverWorker(Worker):
     async def _ready_to_perform(self) -> None:
         if self.loop is not asyncio.get_running_loop():
             await self._bind()
-        if self._draining is not None or self._state is State.STOPPED:
-            raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
+        self._refuse_if_stopped()
         if not self._is_open:
             async with self._lifecycle:
-                if self._draining is not None:
-                    raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
+                self._refuse_if_stopped()
                 await self._open()
+            self._refuse_if_stopped()
+        self._ready_on = self.loop
+
+    def _refuse_if_stopped(self) -> None:
+        if self._draining is not None or self._state is State.STOPPED:
+            raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
 
     def _make_entry(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
         if not isinstance(job, Job):
             raise InvalidJobError(f"a Job is performed, not {type(job).__name__}")
         handler, queue = job.handler, job.queue
-        if handler not in self._registry:
+        if not isinstance(handler, str) or not self._registry.has(handler):
             self._check_handler(handler)
         if queue not in self._queues:
             self._check_queue(queue)

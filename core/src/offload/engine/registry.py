@@ -34,11 +34,9 @@ class Registry:
     def __init__(self, max_attempts: int) -> None:
         self._handlers: dict[str, Registered] = {}
         self.get = self._handlers.get
+        self.has = self._handlers.__contains__
         self.absent = Registered(_absent, True, max_attempts, DEFAULT_BACKOFF, None)
         """Stands in for a handler that isn't registered here, with the worker's own options."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._handlers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handlers)

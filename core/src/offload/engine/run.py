@@ -9,6 +9,8 @@ import traceback
 from datetime import timedelta
 from enum import Enum
 
+import msgspec
+
 from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.engine.registry import DEFAULT_BACKOFF, Registered
 from offload.job import Args, JobContext
@@ -27,20 +29,15 @@ class Interruption(Enum):
     LEASE_LOST = "its lease was lost"
 
 
-class Run:
+class Run(msgspec.Struct, eq=False):
     """A delivery with its handler, while it runs."""
 
-    __slots__ = ("args", "context", "delivery", "handler", "interruption", "task")
-
-    def __init__(
-        self, delivery: Delivery, handler: Registered, context: JobContext, args: Args
-    ) -> None:
-        self.delivery = delivery
-        self.handler = handler
-        self.context = context
-        self.args = args
-        self.task: asyncio.Task[None] | None = None
-        self.interruption: Interruption | None = None
+    delivery: Delivery
+    handler: Registered
+    context: JobContext
+    args: Args
+    task: asyncio.Task[None] | None = None
+    interruption: Interruption | None = None
 
     def interrupt(self, why: Interruption) -> None:
         """Cancel the handler, as far as it can be."""
