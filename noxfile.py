@@ -14,7 +14,8 @@ nox.options.sessions = ["lint", "types", "tests", "wheels"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
-MEMBERS = [".", "core", "adapters/simple", "adapters/sqlite", "conformance"]
+PUBLISHED = [".", "core", "adapters/simple", "adapters/sqlite", "conformance"]
+MEMBERS = [*PUBLISHED, "conformance/mutants"]
 SOURCES = ["core/src", "adapters/simple/src", "adapters/sqlite/src", "conformance/src"]
 
 
@@ -59,7 +60,7 @@ def wheels(session: nox.Session) -> None:
     built = Path(session.create_tmp()).resolve() / "dist"
     shutil.rmtree(built, ignore_errors=True)
     session.install("--require-hashes", "-r", "requirements.lock", silent=True)
-    for member in MEMBERS:
+    for member in PUBLISHED:
         with session.chdir(ROOT / member):
             session.run("hatchling", "build", "-t", "wheel", "-d", str(built), silent=True)
     empty = built.parent / "empty"

@@ -49,10 +49,8 @@ def _check_dict(value: dict[Any, Any], depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _RefusedError(f"nested deeper than {MAX_DEPTH} levels, or in a cycle")
     for key, item in value.items():
-        if type(key) is not str:
-            raise _RefusedError(f"a key must be str, not {type(key).__name__}")
-        if not key.isascii():
-            _check_text(key, "a key")
+        if type(key) is not str or not key.isascii():
+            _check_key(key)
         kind = type(item)
         # What most args are made of, without a call for each.
         if kind is str:
@@ -68,6 +66,12 @@ def _check_dict(value: dict[Any, Any], depth: int) -> None:
         except _RefusedError as refused:
             refused.steps.append(f".{key}" if key.isidentifier() else f"[{key!a}]")
             raise
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not str:
+        raise _RefusedError(f"a key must be str, not {type(key).__name__}")
+    _check_text(key, "a key")
 
 
 def _check_list(value: list[Any], depth: int) -> None:

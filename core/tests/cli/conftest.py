@@ -152,7 +152,7 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         (info / "entry_points.txt").write_text(f"[offload.adapters]\n{scheme} = {name}_adapter\n")
         (site / f"{name}_adapter.py").write_text(textwrap.dedent(code))
         monkeypatch.syspath_prepend(site)
-        monkeypatch.setenv("PYTHONPATH", str(site))
+        monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
 
     return install
 

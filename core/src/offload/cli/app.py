@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any
 
 import click
@@ -22,8 +23,32 @@ class RefusedError(click.ClickException):
     exit_code = 2
 
 
+GROUP = "offload.commands"
+"""The entry points through which other distributions add commands of their own."""
+
+
 class Commands(click.Group):
-    """A group in which no error of ours ends in a traceback, and none shows a config string."""
+    """A group in which no error of ours ends in a traceback, and none shows a config string.
+
+    Its commands are ours and those that other distributions bring.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *entry_points(group=GROUP).names})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (own := super().get_command(ctx, cmd_name)) is not None:
+            return own
+        for entry_point in entry_points(group=GROUP, name=cmd_name):
+            try:
+                command: click.Command = entry_point.load()
+            except Exception as error:
+                brought_by = entry_point.dist.name if entry_point.dist else entry_point.value
+                raise click.ClickException(
+                    f"command {cmd_name!r}, of {brought_by}, can't be loaded: {error!r}"
+                ) from error
+            return command
+        return None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

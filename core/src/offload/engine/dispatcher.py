@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 import functools
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import timedelta
@@ -15,8 +14,9 @@ from datetime import timedelta
 from offload import envelope
 from offload.driver import Delivery, Failure, Leases, Settlement, Subscription, Verdict
 from offload.engine.lease_keeper import LeaseKeeper
+from offload.engine.prefetch import Prefetch
 from offload.engine.registry import Registered, Registry
-from offload.engine.run import Interruption, Run, judge
+from offload.engine.run import Interruption, Run, judge, timed_out
 from offload.engine.settler import Settler
 from offload.engine.threads import HandlerThreads
 from offload.errors import BackendError, UnknownHandlerError, WorkerStoppedError
@@ -25,11 +25,6 @@ from offload.observers import Observers
 
 log = logging.getLogger("offload")
 
-PREFETCH_SECONDS = 0.02
-"""A worker leases, beyond its free slots, only what it would finish in this time."""
-MEASURED_SECONDS = 0.002
-"""The shortest time over which that is measured."""
-MAX_PREFETCH = 500
 STALE_SECONDS = 0.2
 """Prefetched jobs that see no slot fall free in this time go back for others to take."""
 IDLE_SECONDS = 5.0
@@ -38,25 +33,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between fetches while the backend is away."""
 CANCEL_SECONDS = 0.3
 """How long cancelled handlers get to end, and a fetch that was under way at a stop."""
-
-
-class _Prefetch:
-    """How many jobs to lease beyond the slots, from how fast jobs have ended of late."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._ended_jobs = 0
-        self._size = 0
-
-    def update(self, ended_jobs: int) -> int:
-        """The size to use now that so many jobs have ended."""
-        now = time.monotonic()
-        elapsed = now - self._since
-        if elapsed >= MEASURED_SECONDS:
-            rate = (ended_jobs - self._ended_jobs) / elapsed
-            self._size = min(MAX_PREFETCH, int(rate * PREFETCH_SECONDS))
-            self._since, self._ended_jobs = now, ended_jobs
-        return self._size
 
 
 class Dispatcher:
@@ -114,7 +90,7 @@ class Dispatcher:
 
     async def _fetch(self) -> None:
         pause = FIRST_PAUSE
-        prefetch = _Prefetch()
+        prefetch = Prefetch()
         while not self._stopping:
             held = self._busy_slots + len(self._buffer) + self._settler.unsettled
             limit = self._concurrency + prefetch.update(self._ended_jobs) - held
@@ -253,7 +229,7 @@ class Dispatcher:
         except BaseException as raised:
             error = raised
         if deadline is not None and deadline.expired():
-            error = _timed_out(handler, error)
+            error = timed_out(handler, error)
         self._end(run, error)
         self._free_slot()
 
@@ -272,7 +248,7 @@ class Dispatcher:
         except BaseException as raised:
             error = raised
         if deadline.expired():
-            error = _timed_out(run.handler, error)
+            error = timed_out(run.handler, error)
         self._end(run, error)
         if call.done():
             self._free_slot()
@@ -427,8 +403,3 @@ class Dispatcher:
         if self._lease_keeper is not None:
             await self._lease_keeper.stop()
         self._threads.close()
-
-
-def _timed_out(handler: Registered, error: BaseException | None) -> TimeoutError:
-    timeout = TimeoutError(f"the handler took longer than {handler.timeout:g} s")
-    return timeout.with_traceback(error.__traceback__ if error else None)

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from offload.args import encode_args
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
 from offload.driver import Counts, DeadLetterStore, Driver, Entry
-from offload.duration import format_duration
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.outbox import MAX_BATCH, Outbox
 from offload.engine.registry import Registry
-from offload.engine.run import to_delay_ms
 from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
     BackendUnavailableError,
     InvalidJobError,
-    JobTooLargeError,
     UnknownHandlerError,
     UnknownQueueError,
-    UnsupportedError,
     UsageError,
     WorkerStoppedError,
 )
-from offload.job import NAME_PATTERN, QUEUE_PATTERN, Handler, Job, JobContext, new_job_id
+from offload.job import Handler, Job, JobContext, new_job_id
 from offload.observers import Observers
 from offload.retry import Backoff
+from offload.validation import (
+    capture_args,
+    check_handler_name,
+    check_queue_name,
+    read_delay,
+    read_instant,
+)
 from offload.worker import DeadLetters, QueueCounts, State, StopReport, Worker
 
 log = logging.getLogger("offload")
 
 CLOSE_SECONDS = 0.9
 """How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class DriverWorker(Worker):
@@ -192,12 +190,10 @@ class DriverWorker(Worker):
         return await self._perform(job)
 
     async def perform_in(self, job: Job, delay: timedelta | float) -> str:
-        delay_ms = self._read_delay(delay)
-        return await self._perform(job, delay_ms)
+        return await self._perform(job, read_delay(delay, self.limits))
 
     async def perform_at(self, job: Job, when: datetime) -> str:
-        at_ms = self._read_instant(when)
-        return await self._perform(job, 0, at_ms)
+        return await self._perform(job, 0, read_instant(when, self.limits))
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
         """Perform several jobs, in batches; return their ids in order.
@@ -256,67 +252,27 @@ class DriverWorker(Worker):
         if not isinstance(job, Job):
             raise InvalidJobError(f"a Job is performed, not {type(job).__name__}")
         handler, queue = job.handler, job.queue
+        # A name that is known here is a good one.
         if not isinstance(handler, str) or not self._registry.has(handler):
             self._check_handler(handler)
         if queue not in self._queues:
             self._check_queue(queue)
-        args = encode_args(job.args)
-        if len(args) > self.limits.max_job_bytes:
-            raise JobTooLargeError(
-                f"the args take {len(args)} bytes as JSON; "
-                f"{self._config} accepts {self.limits.max_job_bytes}"
-            )
+        args = capture_args(job.args, self.limits)
         job_id = new_job_id()
         return Entry(job_id, queue, encode(job_id, handler, now_ms, args), delay_ms, at_ms)
 
     def _check_handler(self, handler: Any) -> None:
-        if not isinstance(handler, str) or not NAME_PATTERN.fullmatch(handler):
-            raise InvalidJobError(f"handler {handler!r}: must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+        check_handler_name(handler)
         if not self.claims.distributed:
             known = ", ".join(sorted(self._registry)) or "none"
             raise UnknownHandlerError(f"handler {handler!r} is not registered; registered: {known}")
 
     def _check_queue(self, queue: Any) -> None:
-        if not isinstance(queue, str) or not QUEUE_PATTERN.fullmatch(queue):
-            raise InvalidJobError(f"queue {queue!r}: must be 1 to 120 of A-Z a-z 0-9 _ -")
+        check_queue_name(queue)
         if not self.claims.distributed:
             raise UnknownQueueError(
                 f"queue {queue!r} is not consumed by this worker, and no other process could; "
                 f"its queues: {', '.join(self._queues)}"
-            )
-
-    def _read_delay(self, delay: timedelta | float) -> int:
-        if isinstance(delay, timedelta):
-            wait = delay
-        elif isinstance(delay, bool) or not isinstance(delay, int | float):
-            raise InvalidJobError(
-                f"delay: must be a timedelta or seconds, not {type(delay).__name__}"
-            )
-        elif not math.isfinite(delay):
-            raise InvalidJobError(f"delay: must be finite, not {delay}")
-        else:
-            try:
-                wait = timedelta(seconds=delay)
-            except OverflowError:
-                wait = timedelta.max if delay > 0 else timedelta.min
-        self._check_reach(wait)
-        return to_delay_ms(wait)
-
-    def _read_instant(self, when: datetime) -> int:
-        if not isinstance(when, datetime):
-            raise InvalidJobError(f"when: must be a datetime, not {type(when).__name__}")
-        if when.utcoffset() is None:
-            raise InvalidJobError("when: must have a zone, for example tzinfo=UTC")
-        # By way of UTC, so that both folds of a DST change are told apart (TIME-8).
-        since_epoch = when.astimezone(UTC) - _EPOCH
-        self._check_reach(since_epoch - timedelta(seconds=time.time()))
-        return -(-since_epoch // _MILLISECOND)
-
-    def _check_reach(self, delay: timedelta) -> None:
-        if delay > self.limits.max_delay:
-            raise UnsupportedError(
-                f"a job can be scheduled up to {format_duration(self.limits.max_delay)} ahead "
-                f"on {self._config}"
             )
 
     # -- the rest ------------------------------------------------------------

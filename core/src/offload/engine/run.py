@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import traceback
 from datetime import timedelta
 from enum import Enum
@@ -15,6 +14,7 @@ from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.engine.registry import DEFAULT_BACKOFF, Registered
 from offload.job import Args, JobContext
 from offload.retry import Reject, Retry
+from offload.validation import to_milliseconds
 
 log = logging.getLogger("offload")
 
@@ -52,7 +52,7 @@ def judge(delivery: Delivery, handler: Registered, error: BaseException) -> Sett
     if isinstance(error, Reject) or delivery.attempt >= handler.max_attempts:
         return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
     wait = error.after if isinstance(error, Retry) else _backoff(handler, delivery.attempt)
-    return Settlement(delivery, Verdict.RETRY, delay_ms=to_delay_ms(wait), failure=failure)
+    return Settlement(delivery, Verdict.RETRY, delay_ms=to_milliseconds(wait), failure=failure)
 
 
 def _backoff(handler: Registered, attempt: int) -> timedelta:
@@ -64,11 +64,6 @@ def _backoff(handler: Registered, attempt: int) -> timedelta:
     except Exception:
         log.exception("a backoff raised; the default is used")
     return DEFAULT_BACKOFF(attempt)
-
-
-def to_delay_ms(delay: timedelta) -> int:
-    """A delay in whole milliseconds, rounded up so that nothing is early."""
-    return max(0, math.ceil(delay / timedelta(milliseconds=1)))
 
 
 def describe(error: BaseException, attempts: int) -> Failure:
@@ -84,3 +79,9 @@ def describe(error: BaseException, attempts: int) -> Failure:
 
 def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def timed_out(handler: Registered, error: BaseException | None) -> TimeoutError:
+    """The error of a run that took too long, whatever its handler raised when it was cancelled."""
+    timeout = TimeoutError(f"the handler took longer than {handler.timeout:g} s")
+    return timeout.with_traceback(error.__traceback__ if error else None)
