@@ -145,7 +145,7 @@ def test_jobs_of_the_user_are_left_alone(run, small_tree, sqlite_url, counts):
 
 
 def test_killed_between_performing_a_batch_and_noting_it(
-    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+    run, small_tree, sqlite_url, monkeypatch, counts, no_ledger_left
 ):
     with monkeypatch.context() as patched:
         patched.setattr(ledger.Ledger, "mark_performed", killed)
@@ -157,6 +157,7 @@ def test_killed_between_performing_a_batch_and_noting_it(
     assert told.exit_code == 0
     rows = check_all_is_accounted_for(told.output, small_tree)
     assert number(rows["Recovered"]) + number(rows["Repeats"]) > 0
+    assert all(states.keys() == {"dead"} for states in counts().values())
 
 
 def test_killed_before_a_dead_letter_was_noted(

@@ -13,12 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import offload
 from offload.cli.demo import reading
+from offload.cli.demo.conductor import Conductor
+from offload.cli.demo.handlers import Handlers
 from offload.cli.demo.ledger import Item, Kind, Ledger, Outcome, Result
 from offload.cli.demo.reading import read
 from offload.cli.demo.totals import Totals
 from offload.cli.demo.walk import database_of, walk
 from offload.config import parse_address
+from offload.worker import DeadLetter
 
 # -- reading -------------------------------------------------------------------
 
@@ -244,3 +248,23 @@ def test_jobs_of_another_plan_are_strangers(ledgers):
     assert not ledger.knows("another")
     assert not ledger.knows(None)
     assert ledger.strangers == 2
+
+
+# -- the conductor ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("queue", "ours", "open_after"),
+    [("b", True, 0), ("b", False, 1), ("default", True, 1)],
+    ids=["ours", "of another plan", "in another queue"],
+)
+def test_only_dead_letters_of_this_plan_count(ledgers, tmp_path, queue, ours, open_after):
+    ledger = ledgers()
+    ledger.plan([Item(Kind.DOOMED)])
+    worker = offload.connect("simple://?queues=a,b")
+    conductor = Conductor(worker, ledger, Handlers(tmp_path, ledger), ("a", "b"))
+    args = {"run": ledger.run if ours else "another", "path": ""}
+
+    conductor._note(DeadLetter("1", queue, Kind.DOOMED, args, 1, "no way", "", 0))
+
+    assert ledger.open == open_after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,6 +28,8 @@ async def test_a_handler_gets_what_was_given(start, sqlite_url, connect):
 
 def test_into_a_queue(run, sqlite_url, counts):
     told = run("perform", sqlite_url, "greet", "--queue", "mail")
+
+    assert not [thread for thread in threading.enumerate() if "offload" in thread.name]
 
     assert told.exit_code == 0
     assert len(told.stdout.strip()) == 32

@@ -162,7 +162,9 @@ def test_jobs_lost_with_the_process_are_exit_code_3(start, application):
 def test_logs_as_json(start, application, perform, sqlite_url):
     application()
     (job_id,) = perform(offload.Job("fail"))
-    program = start("worker", "app:worker", "--url", sqlite_url, "--log-format", "json")
+    program = start(
+        "worker", "app:worker", "--url", sqlite_url, "--log-format", "json", TZ="Asia/Tokyo"
+    )
     program.until_line("dead letter")
 
     program.signal(signal.SIGTERM)

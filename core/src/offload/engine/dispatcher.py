@@ -155,10 +155,7 @@ class Dispatcher:
         # Each goes to the head of its queue, so the last one first keeps their order.
         while self._buffer:
             delivery = self._buffer.pop()
-            context = JobContext(
-                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
-            )
-            self._settler.add(Settlement(delivery, Verdict.RELEASE), context)
+            self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
 
     # -- running -------------------------------------------------------------
 
@@ -167,21 +164,10 @@ class Dispatcher:
             self._launch(self._buffer.popleft())
 
     def _launch(self, delivery: Delivery) -> None:
-        absent = self._registry.absent
         try:
             job = envelope.decode(delivery.body)
-        except envelope.UndecodableError as error:
-            context = JobContext(
-                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
-            )
-            failure = Failure(str(error), attempts=delivery.attempt - 1)
-            self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
-            return
-        except envelope.NewerVersionError as error:
-            context = JobContext(
-                delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms
-            )
-            self._settler.add(judge(delivery, absent, error), context)
+        except (envelope.UndecodableError, envelope.NewerVersionError) as error:
+            self._refuse(delivery, error)
             return
         context = JobContext(
             delivery.id,
@@ -194,16 +180,10 @@ class Dispatcher:
         handler = self._registry.get(job.handler)
         if handler is None:
             unknown = UnknownHandlerError(f"handler {job.handler!r} is not registered here")
-            self._fail(delivery, absent, context, unknown)
+            self._fail(delivery, self._registry.absent, context, unknown)
             return
         if delivery.attempt > handler.max_attempts:
-            runs = delivery.attempt - 1
-            failure = Failure(
-                f"attempt {runs} of {handler.max_attempts} never ended: "
-                "its worker died, or lost its lease",
-                attempts=runs,
-            )
-            self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
+            self._bury_crashed(delivery, context, handler.max_attempts)
             return
         run = Run(delivery, handler, context, job.args)
         self._busy_slots += 1
@@ -212,6 +192,24 @@ class Dispatcher:
             self._run_async(run) if handler.is_async else self._run_in_thread(run),
             context=self._context.copy(),
         )
+
+    def _refuse(self, delivery: Delivery, error: Exception) -> None:
+        """What can't be read is dead as it is; a newer version may be read by another worker."""
+        if isinstance(error, envelope.NewerVersionError):
+            settlement = judge(delivery, self._registry.absent, error)
+        else:
+            failure = Failure(str(error), attempts=delivery.attempt - 1)
+            settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
+        self._settler.add(settlement, _context_of_unread(delivery))
+
+    def _bury_crashed(self, delivery: Delivery, context: JobContext, max_attempts: int) -> None:
+        """Its attempts are used up, the last of them by a crash (DUR-6)."""
+        runs = delivery.attempt - 1
+        failure = Failure(
+            f"attempt {runs} of {max_attempts} never ended: its worker died, or lost its lease",
+            attempts=runs,
+        )
+        self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
 
     async def _run_async(self, run: Run) -> None:
         handler = run.handler
@@ -403,3 +401,8 @@ class Dispatcher:
         if self._lease_keeper is not None:
             await self._lease_keeper.stop()
         self._threads.close()
+
+
+def _context_of_unread(delivery: Delivery) -> JobContext:
+    """What can be told of a job whose envelope wasn't opened."""
+    return JobContext(delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms)
