@@ -278,3 +278,11 @@ async def test_a_bell_left_by_a_killed_worker_is_removed(tmp_path, sqlite_url, c
     async with asyncio.timeout(DEADLINE):
         await worker.stop()
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.db"]
+
+
+async def test_namespaces_that_differ_in_case_are_two(sqlite_url, connect):
+    for namespace in ("mail", "Mail", "MAIL"):
+        await connect(sqlite_url, namespace=namespace).perform(Job("note"))
+    for namespace in ("mail", "Mail", "MAIL"):
+        counts = await connect(sqlite_url, namespace=namespace).counts()
+        assert counts["default"].waiting == 1

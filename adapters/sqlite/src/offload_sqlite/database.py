@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -26,12 +27,13 @@ class Database:
         self, path: Path, namespace: str, synchronous: str, busy_timeout: timedelta
     ) -> None:
         self.path = path
-        self._namespace = namespace
+        # SQLite takes two names that differ in case only for the same.
+        self._prefix = re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", namespace)
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._opened: sqlite3.Connection | None = None
         self.job, self.scheduled, self.dead, self.worker = (
-            f'"{namespace}_{table}"' for table in ("job", "scheduled", "dead", "worker")
+            f'"{self._prefix}_{table}"' for table in ("job", "scheduled", "dead", "worker")
         )
 
     def connect(self) -> sqlite3.Connection:
@@ -57,7 +59,7 @@ class Database:
             self._enter_wal()
             self.connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             with self.transaction():
-                schema.create(self.connection, self._namespace)
+                schema.create(self.connection, self._prefix)
 
     def close(self) -> None:
         """Close the file, if it is open."""

@@ -58,21 +58,20 @@ INSERT INTO "{ns}_schema" VALUES ({version})
 """
 
 
-def create(connection: sqlite3.Connection, namespace: str) -> None:
-    """Make the tables of a namespace, inside a transaction, unless they are there.
+def create(connection: sqlite3.Connection, prefix: str) -> None:
+    """Make the tables whose names begin so, inside a transaction, unless they are there.
 
     Raises:
         BackendError: a newer release made them.
     """
     found = connection.execute(
-        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (f"{namespace}_schema",)
+        "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (f"{prefix}_schema",)
     ).fetchone()
     if found is None:
-        for statement in _TABLES.format(ns=namespace, version=VERSION).split(";"):
+        for statement in _TABLES.format(ns=prefix, version=VERSION).split(";"):
             connection.execute(statement)
-    (version,) = connection.execute(f'SELECT version FROM "{namespace}_schema"').fetchone()
+    (version,) = connection.execute(f'SELECT version FROM "{prefix}_schema"').fetchone()
     if version != VERSION:
         raise BackendError(
-            f"the tables of namespace {namespace!r} are of version {version}; "
-            f"this release knows version {VERSION}"
+            f"the tables {prefix}_… are of version {version}; this release knows version {VERSION}"
         )
