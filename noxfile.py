@@ -10,7 +10,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "wheels"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "mutants", "wheels"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
@@ -52,6 +52,25 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", "-n", "2")
     session.run("coverage", "combine", "--quiet", silent=True)
     session.run("coverage", "report")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Certify the embedded adapters, and one without the engine, and verify what that wrote."""
+    install(session)
+    folder = Path(session.create_tmp()).resolve() / "certificates"
+    shutil.rmtree(folder, ignore_errors=True)
+    for url in ("simple://", f"sqlite:///{folder}/jobs.db", "bare://"):
+        session.run("offload", "certify", url, "--out", str(folder))
+        scheme = url.partition(":")[0]
+        session.run("offload", "verify", str(folder / f"{scheme}.json"))
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Prove the kit: every broken adapter is killed by its own rule, and no right one fails."""
+    install(session)
+    session.run("python", "-m", "offload_mutants.matrix", *session.posargs)
 
 
 @nox.session

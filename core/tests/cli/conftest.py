@@ -142,14 +142,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 @pytest.fixture
 def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a distribution that offers an adapter; in this process, and in those it starts."""
+    """Install a distribution that offers an adapter, or what else has entry points.
+
+    In this process, and in those that it starts.
+    """
     site = tmp_path / "site"
 
-    def install(name: str, scheme: str, code: str) -> None:
+    def install(
+        name: str, scheme: str, code: str, group: str = "offload.adapters", suffix: str = ""
+    ) -> None:
         info = site / f"{name}-1.2.3.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2.3\n")
-        (info / "entry_points.txt").write_text(f"[offload.adapters]\n{scheme} = {name}_adapter\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{scheme} = {name}_adapter{suffix}\n")
         (site / f"{name}_adapter.py").write_text(textwrap.dedent(code))
         monkeypatch.syspath_prepend(site)
         monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)

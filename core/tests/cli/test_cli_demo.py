@@ -181,6 +181,7 @@ def test_jobs_that_somebody_removed_are_performed_again(
     run, small_tree, sqlite_url, monkeypatch, no_ledger_left
 ):
     with monkeypatch.context() as patched:
+        patched.setattr(command, "RECHECK_SECONDS", 0.5)  # not before the drain is over
         patched.setattr(conductor.Conductor, "_follow", killed)
         with pytest.raises(Killed):
             run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
@@ -210,6 +211,7 @@ def test_jobs_of_a_run_whose_ledger_is_gone_are_let_go(
     run, small_tree, sqlite_url, monkeypatch, tmp_path, no_ledger_left
 ):
     with monkeypatch.context() as patched:
+        patched.setattr(command, "RECHECK_SECONDS", 0.5)  # not before the drain is over
         patched.setattr(conductor.Conductor, "_follow", killed)
         with pytest.raises(Killed):
             run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
@@ -299,6 +301,7 @@ def test_ctrl_c_drains_and_says_what_is_left(
 
     url = sqlite_url if durable else "simple://"
     with monkeypatch.context() as patched:
+        patched.setattr(command, "RECHECK_SECONDS", 0.5)  # not before the drain is over
         patched.setattr(conductor.Conductor, "_perform", perform_and_interrupt)
         told = run("demo", str(small_tree), "--url", url)
 

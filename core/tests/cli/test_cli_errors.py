@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -78,6 +79,38 @@ def test_help_names_every_command(run):
     assert told.exit_code == 0
     for command in ("adapters", "dead", "demo", "perform", "queues", "worker"):
         assert f"\n  {command} " in told.output
+
+
+COMMAND = """
+    import click
+
+    @click.command()
+    @click.argument("word")
+    def command(word):
+        "Say it."
+        click.echo(f"it says {word}")
+"""
+
+
+def test_another_distribution_brings_a_command(run, distribution):
+    distribution("extra", "extra", COMMAND, group="offload.commands", suffix=":command")
+
+    assert re.search("extra +Say it.", run("--help").stdout)
+    assert run("extra", "aloud").stdout == "it says aloud\n"
+
+
+def test_one_that_cannot_be_loaded_disturbs_no_other(run, distribution):
+    distribution("broken", "broken", "import no_such_module", group="offload.commands")
+
+    told = run("--help")
+    assert told.exit_code == 0
+    assert "(can't be loaded from broken" in told.stdout
+    assert run("adapters").exit_code == 0
+
+    told = run("broken", "--loud", "argument")
+    assert told.exit_code == 1
+    assert told.stderr.startswith("Error: command 'broken' can't be loaded from broken")
+    assert "no_such_module" in told.stderr
 
 
 def test_a_backend_that_is_away_is_one_line_and_exit_code_1(run, distribution):

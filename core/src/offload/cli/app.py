@@ -44,9 +44,7 @@ class Commands(click.Group):
                 command: click.Command = entry_point.load()
             except Exception as error:
                 brought_by = entry_point.dist.name if entry_point.dist else entry_point.value
-                raise click.ClickException(
-                    f"command {cmd_name!r}, of {brought_by}, can't be loaded: {error!r}"
-                ) from error
+                return _stand_in(cmd_name, f"can't be loaded from {brought_by}: {error!r}")
             return command
         return None
 
@@ -63,6 +61,21 @@ class Commands(click.Group):
             if isinstance(error, BackendUnavailableError) and error.maybe_stored:
                 text += " (what was asked for may have been done all the same)"
             raise click.ClickException(text) from error
+
+
+def _stand_in(name: str, why: str) -> click.Command:
+    """For a command that can't be loaded: it fails, and nothing else does, least of all the help."""
+
+    def fail() -> None:
+        raise click.ClickException(f"command {name!r} {why}")
+
+    return click.Command(
+        name,
+        callback=fail,
+        short_help=f"({why})",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,218 @@
+"""Adapters that are unusual and right: the kit must pass them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import msgspec
+
+import offload_simple
+from offload import Delivery, Entry, Fetched, Job, QueueCounts, Settlement, UnsupportedError
+from offload.config import Config
+from offload_mutants.registry import benign
+from offload_mutants.wrapper import Wrapper
+from offload_simple.driver import SimpleDriver
+from offload_simple.memory import Memory, StoredJob
+from offload_simple.subscription import SimpleSubscription
+from offload_sqlite.driver import SqliteDriver
+from offload_sqlite.subscription import SqliteSubscription
+
+NO_ORDER = replace(offload_simple.ADAPTER.claims, fifo=False)
+
+
+@benign()
+class SlowToAccept(SimpleDriver):
+    """Takes two milliseconds for each batch, as a far server does."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await asyncio.sleep(0.002)
+        await super().enqueue(entries)
+
+
+@benign()
+class SlowToAnswer(Wrapper):
+    """Answers a perform after the job may have run already."""
+
+    async def perform(self, job: Job) -> str:
+        job_id = await super().perform(job)
+        await asyncio.sleep(0.002)
+        return job_id
+
+    async def perform_in(self, job: Job, delay: timedelta | float) -> str:
+        job_id = await super().perform_in(job, delay)
+        await asyncio.sleep(0.002)
+        return job_id
+
+    async def perform_at(self, job: Job, when: datetime) -> str:
+        job_id = await super().perform_at(job, when)
+        await asyncio.sleep(0.002)
+        return job_id
+
+
+class Consuming(SimpleDriver):
+    """A driver with a subscription of its own kind."""
+
+    kind: type[SimpleSubscription]
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._subscription = self.kind(self._memory, queues)
+        return self._subscription
+
+
+class _Slow(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        await asyncio.sleep(0.001)
+        return await super().fetch(limit)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        await asyncio.sleep(0.001)
+        return await super().settle(settlements)
+
+
+@benign()
+class SlowToFetchAndSettle(Consuming):
+    """Takes a millisecond for each fetch, and for each verdict."""
+
+    kind = _Slow
+
+
+class _Polling(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        return Fetched((await super().fetch(limit)).deliveries)
+
+    async def wait(self, timeout: float) -> None:
+        await asyncio.sleep(min(timeout, 0.005))
+
+
+@benign()
+class Polls(Consuming):
+    """Knows neither when something arrives nor when it is due, and looks every 5 ms."""
+
+    kind = _Polling
+
+
+class _Shuffling(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        for ready in self._memory.ready.values():
+            random.shuffle(ready)
+        return await super().fetch(limit)
+
+
+@benign(claims=NO_ORDER)
+class KeepsNoOrder(Consuming):
+    """Takes the jobs of a queue in any order, and claims none."""
+
+    kind = _Shuffling
+
+
+class _Stack(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        memory = self._memory
+        memory.promote()
+        for queue in self._queues:
+            memory.ready[queue].reverse()
+        fetched = await super().fetch(limit)
+        for queue in self._queues:
+            memory.ready[queue].reverse()
+        return fetched
+
+
+@benign(claims=NO_ORDER)
+class TakesTheLatestFirst(Consuming):
+    """Each queue is a stack, and no order is claimed."""
+
+    kind = _Stack
+
+
+class _Late(Memory):
+    def _push(self, job: StoredJob) -> None:
+        job.due_ms += 1
+        super()._push(job)
+
+
+@benign()
+class RoundsUpOnceMore(SimpleDriver):
+    """Adds a millisecond to what is due later, to be on the safe side."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._memory = _Late()
+
+
+@benign()
+class CannotCount(Wrapper):
+    """Has no way to count its jobs, and says so."""
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        raise UnsupportedError("no counts here")
+
+
+@benign(limits=replace(offload_simple.ADAPTER.limits, max_job_bytes=10_000, max_delay=timedelta(1)))
+class HasNarrowLimits(SimpleDriver):
+    """Takes small jobs only, and for a day at most."""
+
+
+@benign(limits=replace(offload_simple.ADAPTER.limits, max_delay=timedelta(days=2_900_000)))
+class ReachesToTheEndOfTime(SimpleDriver):
+    """Takes jobs for almost as far as a datetime can tell."""
+
+
+@benign(base="sqlite")
+class StoresOneByOne(SqliteDriver):
+    """Takes what comes together one by one, each in a transaction of its own."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            await super().enqueue([entry])
+
+
+@benign(base="sqlite")
+class ConnectsTwice(SqliteDriver):
+    """Opens its file, closes it, and opens it again, to see that it can."""
+
+    async def open(self) -> None:
+        await super().open()
+        await super().close()
+        await super().open()
+
+
+class _Deaf(SqliteSubscription):
+    async def wait(self, timeout: float) -> None:
+        await super().wait(min(timeout, 0.005))
+
+    async def fetch(self, limit: int) -> Fetched:
+        return Fetched((await super().fetch(limit)).deliveries)
+
+
+@benign(base="sqlite")
+class HearsNoBell(SqliteDriver):
+    """Looks into its file every 5 ms, and tells no time to wait for."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        right = await super().subscribe(queues)
+        right.__class__ = _Deaf
+        return right
+
+
+@benign(base="sqlite")
+class StoresOtherBytes(SqliteDriver):
+    """Writes what it stores backwards, and reads it so."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue([msgspec.structs.replace(e, body=e.body[::-1]) for e in entries])
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        right = await super().subscribe(queues)
+        right.__class__ = _Backwards
+        return right
+
+
+class _Backwards(SqliteSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        turned = [msgspec.structs.replace(d, body=d.body[::-1]) for d in fetched.deliveries]
+        return Fetched(turned, fetched.next_due_ms)

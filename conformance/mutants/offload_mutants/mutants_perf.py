@@ -1,0 +1,250 @@
+"""PERF: slips in performing."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from offload import (
+    BackendUnavailableError,
+    Entry,
+    InvalidJobError,
+    Job,
+    JobContext,
+    State,
+    UnknownHandlerError,
+    UsageError,
+)
+from offload.config import Config
+from offload.engine import DriverWorker
+from offload.job import new_job_id, running_job
+from offload.validation import check_job
+from offload_mutants.registry import mutant
+from offload_mutants.wrapper import Wrapper
+from offload_simple.driver import SimpleDriver
+from offload_simple.memory import Memory
+from offload_simple.subscription import SimpleSubscription
+from offload_sqlite.driver import SqliteDriver
+
+
+@mutant("PERF-1", base="sqlite")
+class StoresAfterItHasReturned(SqliteDriver):
+    """Collects what is performed within 30 ms into one transaction, and doesn't let them wait."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._storing: set[asyncio.Task[None]] = set()
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        task = asyncio.create_task(self._store_soon(entries))
+        self._storing.add(task)
+        task.add_done_callback(self._storing.discard)
+
+    async def _store_soon(self, entries: Sequence[Entry]) -> None:
+        await asyncio.sleep(0.03)
+        await super().enqueue(entries)
+
+    async def close(self) -> Sequence[str]:
+        await asyncio.gather(*self._storing)
+        return await super().close()
+
+
+class CountsItsJobs(DriverWorker):
+    """Gives ids of its own."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(self.make_driver(config), config)
+        self._ids = itertools.count(1)
+        self._batched = True
+
+    def make_driver(self, config: Config) -> Any:
+        return SqliteDriver(config)
+
+    def _make_entry(self, *args: Any) -> Entry:
+        entry = super()._make_entry(*args)
+        return (
+            msgspec.structs.replace(entry, id=f"job-{next(self._ids)}") if self._batched else entry
+        )
+
+
+@mutant("PERF-1", "DIST-1", "DIST-2", base="sqlite")
+class TwoWorkersGiveTheSameIds(CountsItsJobs):
+    """Counts the jobs of each worker, as if there were no other."""
+
+
+@mutant("PERF-1")
+class NumbersItsBatchesAnewInEachLife(CountsItsJobs):
+    """Resets the counter of its batches together with the rest of its state."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._batched = False
+
+    def make_driver(self, config: Config) -> Any:
+        return SimpleDriver(config)
+
+    async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
+        self._batched = True
+        try:
+            return await super().perform_many(jobs)
+        finally:
+            self._batched = False
+
+    async def stop(self) -> Any:
+        self._ids = itertools.count(1)
+        return await super().stop()
+
+
+@mutant("PERF-2")
+class SendsTheLastOfManyTwice(Wrapper):
+    """Sends batches of 25, and begins each with the job that ended the one before."""
+
+    async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
+        jobs = list(jobs)
+        ids = await super().perform_many(jobs)
+        for job in jobs[25::25]:
+            await super().perform(job)
+        return ids
+
+
+class KnowsItsHandlers(Wrapper):
+    """Can call a handler by itself."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.handlers: dict[str, Any] = {}
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        super().register(name, handler, **options)
+        self.handlers[name] = handler
+
+    async def run_here(self, job: Job) -> str:
+        job_id = new_job_id()
+        token = running_job.set(JobContext(job_id, job.queue, job.handler, 1, 0, 0))
+        try:
+            result = self.handlers[job.handler](job.args)
+            if inspect.isawaitable(result):
+                await result
+        finally:
+            running_job.reset(token)
+        return job_id
+
+
+@mutant("PERF-3")
+class RunsInlineWhatAHandlerPerforms(KnowsItsHandlers):
+    """Spares the way over the queue to jobs that are performed by a job."""
+
+    async def perform(self, job: Job) -> str:
+        if running_job.get(None) is None or self.state is not State.RUNNING:
+            return await super().perform(job)
+        return await self.run_here(job)
+
+
+@mutant("PERF-3", "PERF-5")
+class RunsInlineBeforeStart(KnowsItsHandlers):
+    """Is eager: as long as no worker was started, it runs the job itself."""
+
+    async def perform(self, job: Job) -> str:
+        check_job(job, self.limits)
+        if self.state is State.NEW and job.handler in self.handlers:
+            return await self.run_here(job)
+        return await super().perform(job)
+
+
+@mutant("PERF-4")
+class TakesNoArgsForEmptyOnes(Wrapper):
+    """Says `job.args or {}`."""
+
+    async def perform(self, job: Job) -> str:
+        if isinstance(job, Job) and job.args is None:
+            job = Job(job.handler, {}, job.queue)
+        return await super().perform(job)
+
+
+@mutant("PERF-4")
+class StoresBeforeItChecks(Wrapper):
+    """Validates the args where they are read back."""
+
+    async def perform(self, job: Job) -> str:
+        try:
+            return await super().perform(job)
+        except InvalidJobError:
+            if isinstance(job, Job) and not isinstance(job.args, dict):
+                await super().perform(Job(job.handler, {}, job.queue))
+            raise
+
+
+@mutant("PERF-5", "PERF-3")
+class BeginsWithAnEmptyQueue(SimpleDriver):
+    """Makes its queue when it first consumes."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        if self._subscription is None:
+            self._memory = Memory()
+        return await super().subscribe(queues)
+
+
+@mutant("PERF-6")
+class SwallowsWhatNobodyHandles(Wrapper):
+    """Takes any job, and drops those that it has no handler for."""
+
+    async def perform(self, job: Job) -> str:
+        try:
+            return await super().perform(job)
+        except UnknownHandlerError:
+            return new_job_id()
+
+
+@mutant("PERF-6", "DIST-2", base="sqlite")
+class RefusesTheHandlersOfOthers(Wrapper):
+    """Wants each handler to be registered where its jobs are performed."""
+
+    base = "sqlite"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._names: set[str] = set()
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        super().register(name, handler, **options)
+        self._names.add(name)
+
+    async def perform(self, job: Job) -> str:
+        if isinstance(job, Job) and job.handler in self._names:
+            return await super().perform(job)
+        check_job(job, self.limits)
+        raise UnknownHandlerError(f"handler {job.handler!r} is not registered here")
+
+
+@mutant("PERF-7", "PERF-3")
+class RefusesPerformsFromHandlers(Wrapper):
+    """Guards itself against being called by itself."""
+
+    async def perform(self, job: Job) -> str:
+        if running_job.get(None) is not None:
+            raise UsageError("perform can't be called from a handler")
+        return await super().perform(job)
+
+
+@mutant("PERF-7", "TIME-9")
+class RunsOutOfConnections(Wrapper):
+    """Has a pool of 500 connections, and no patience."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._free = 500
+
+    async def perform(self, job: Job) -> str:
+        if not self._free:
+            raise BackendUnavailableError("no connection is free")
+        self._free -= 1
+        try:
+            await asyncio.sleep(0)
+            return await super().perform(job)
+        finally:
+            self._free += 1

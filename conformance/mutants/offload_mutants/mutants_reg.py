@@ -1,0 +1,151 @@
+"""REG: slips with handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from offload import Args, DuplicateHandlerError, State, StopReport
+from offload.config import Config
+from offload_mutants.registry import mutant
+from offload_mutants.wrapper import Wrapper
+
+
+@mutant("REG-1")
+class StripsNames(Wrapper):
+    """Is kind about spaces around a name, and so takes one that ends in a newline."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        super().register(name.strip() if isinstance(name, str) else name, handler, **options)
+
+
+@mutant("REG-1")
+class ShortNamesOnly(Wrapper):
+    """Has a column of 64 characters for the name."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        if len(str(name)) > 64:
+            raise ValueError(f"handler name {name!r} is longer than 64 characters")
+        super().register(name, handler, **options)
+
+
+@mutant("REG-2")
+class FindsOutWhenItRuns(Wrapper):
+    """Takes any object for a handler."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        def call_it(args: Args) -> Any:
+            return handler(args)
+
+        super().register(name, handler if callable(handler) else call_it, **options)
+
+
+@mutant("REG-2")
+class TakesTheNameFirst(Wrapper):
+    """Puts a handler in its table before it looks at it."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        if not callable(handler):
+            super().register(name, print)
+            raise TypeError(f"{handler!r} is not callable")
+        super().register(name, handler, **options)
+
+
+class HasATable(Wrapper):
+    """Looks a handler up in a table of its own when it is called."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.table: dict[str, Any] = {}
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        async def call_async(args: Args) -> None:
+            await self.table[name](args)
+
+        def call_plain(args: Args) -> None:
+            self.table[name](args)
+
+        is_async = inspect.iscoroutinefunction(handler)
+        call = call_async if is_async else call_plain if callable(handler) else handler
+        super().register(name, call, **options)
+        self.table[name] = handler
+
+
+@mutant("REG-3")
+class TheLastHandlerWins(HasATable):
+    """Says nothing of a second handler with the same name, and uses it."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        try:
+            super().register(name, handler, **options)
+        except DuplicateHandlerError:
+            self.table[name] = handler
+
+
+@mutant("REG-3")
+class RaisesWhenItHasReplaced(HasATable):
+    """Sees that the name was taken once it has taken it."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        try:
+            super().register(name, handler, **options)
+        except DuplicateHandlerError:
+            self.table[name] = handler
+            raise
+
+
+@mutant("REG-4")
+class KnowsOnlyTheHandlersOfItsStart(Wrapper):
+    """Takes a copy of its handlers at start; later ones wait for the next."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._names: set[str] = set()
+        self._later: list[Callable[[], None]] = []
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        if self.state is not State.RUNNING:
+            self._names.add(name)
+        elif name not in self._names:
+            self._later.append(lambda: self.inner.register(name, handler, **options))
+            return
+        super().register(name, handler, **options)
+
+    async def stop(self) -> StopReport:
+        report = await super().stop()
+        while self._later:
+            self._later.pop()()
+        return report
+
+
+@mutant("REG-5", "LIFE-6", "LIFE-7", "LIFE-11", "PERF-7")
+class RunsDefHandlersOnTheLoop(Wrapper):
+    """Calls every handler, and awaits what comes back if it can be awaited."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        async def call_it(args: Args) -> None:
+            result = handler(args)
+            if inspect.isawaitable(result):
+                await result
+
+        super().register(name, call_it if callable(handler) else handler, **options)
+
+
+@mutant("REG-5")
+class OneThreadForAllDefHandlers(Wrapper):
+    """Takes care that no two `def` handlers run at once."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._lock = threading.Lock()
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        def call_it(args: Args) -> None:
+            with self._lock:
+                handler(args)
+
+        is_plain = callable(handler) and not asyncio.iscoroutinefunction(handler)
+        super().register(name, call_it if is_plain else handler, **options)

@@ -1,0 +1,76 @@
+"""Variants of the embedded adapters: how they are declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import offload_simple
+import offload_sqlite
+
+from offload import Adapter, Claims, Driver, Limits, Worker
+from offload.config import Config
+
+Make = Callable[[Config], Driver | Worker]
+
+BASES = {"simple": offload_simple.ADAPTER, "sqlite": offload_sqlite.ADAPTER}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """An adapter made of another one."""
+
+    name: str
+    base: str
+    adapter: Adapter
+    story: str
+    breaks: str | None
+    """The rule that it must break; None for a benign one."""
+    also: tuple[str, ...]
+    """Rules that may fall with it."""
+    quick: bool
+    """Whether the quick profile kills it."""
+
+
+VARIANTS: dict[str, Variant] = {}
+
+
+def mutant(
+    breaks: str,
+    *also: str,
+    base: str = "simple",
+    claims: Claims | None = None,
+    limits: Limits | None = None,
+    quick: bool = True,
+) -> Callable[[Make], Make]:
+    """Register a broken adapter: a function or class that makes it, its docstring its story."""
+    return lambda make: _register(make, breaks, also, base, claims, limits, quick=quick)
+
+
+def benign(
+    *, base: str = "simple", claims: Claims | None = None, limits: Limits | None = None
+) -> Callable[[Make], Make]:
+    """Register an adapter that is unusual and right."""
+    return lambda make: _register(make, None, (), base, claims, limits, quick=True)
+
+
+def _register(
+    make: Make,
+    breaks: str | None,
+    also: tuple[str, ...],
+    base: str,
+    claims: Claims | None,
+    limits: Limits | None,
+    *,
+    quick: bool,
+) -> Make:
+    original = BASES[base]
+    adapter = replace(
+        original, make=make, claims=claims or original.claims, limits=limits or original.limits
+    )
+    name: str = make.__name__  # type: ignore[attr-defined]
+    if name in VARIANTS:
+        raise ValueError(f"two variants are called {name}")
+    story = (make.__doc__ or "").strip()
+    VARIANTS[name] = Variant(name, base, adapter, story, breaks, also, quick)
+    return make

@@ -1,0 +1,165 @@
+"""The certificate: one JSON file with every verdict and the histories that prove it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from offload.adapters import find_adapter, installed_schemes
+from offload.config import parse_address
+from offload.duration import format_duration
+from offload_conformance.history import Event
+from offload_conformance.rules import RULES
+from offload_conformance.verdicts import Verdict, judge, worst
+
+FORMAT = 1
+
+
+class TestRecord(msgspec.Struct, frozen=True):
+    """One test of a rule."""
+
+    __test__ = False
+
+    name: str
+    verdict: str
+    reasons: list[str]
+    seconds: float
+    history: list[Event]
+
+
+class RuleRecord(msgspec.Struct, frozen=True):
+    """One rule, with all its tests."""
+
+    id: str
+    text: str
+    claim: str | None
+    verdict: str
+    tests: list[TestRecord]
+
+
+class Certificate(msgspec.Struct):
+    """What was found of an adapter."""
+
+    format: int
+    adapter: dict[str, str]
+    versions: dict[str, str]
+    environment: dict[str, str]
+    claims: dict[str, bool]
+    notes: dict[str, str]
+    limits: dict[str, str]
+    profile: str
+    complete: bool
+    """False when the run was cut short."""
+    certified: bool
+    """Whether every claimed rule passed, in a complete run."""
+    rules: list[RuleRecord]
+    digest: str = ""
+
+
+def make_record(name: str, seconds: float, history: list[Event]) -> TestRecord:
+    """The record of a test that has ended."""
+    verdict, reasons = judge(history)
+    return TestRecord(name, verdict.value, reasons, round(seconds, 3), history)
+
+
+def make_certificate(
+    url: str, tests: dict[str, list[TestRecord]], *, profile: str, complete: bool
+) -> Certificate:
+    """The certificate of what these tests, by rule, have found."""
+    scheme = parse_address(url).scheme
+    adapter = find_adapter(scheme)
+    ((distribution, release),) = installed_schemes()[scheme]
+    rules = [_make_rule(rule_id, tests.get(rule_id, [])) for rule_id in RULES]
+    certificate = Certificate(
+        format=FORMAT,
+        adapter={"scheme": scheme, "distribution": distribution, "version": release},
+        versions={
+            name: version(name) for name in ("offload-core", "offload-conformance", "pytest")
+        },
+        environment={
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        claims=adapter.claims.as_dict(),
+        notes=dict(adapter.claims.notes),
+        limits={
+            "max_job_bytes": str(adapter.limits.max_job_bytes),
+            **{
+                name: format_duration(limit) if (limit := getattr(adapter.limits, name)) else "-"
+                for name in ("max_delay", "lateness", "recovery", "reconnect")
+            },
+        },
+        profile=profile,
+        complete=complete,
+        certified=complete and _is_certified(rules),
+        rules=rules,
+    )
+    certificate.digest = _digest(certificate)
+    return certificate
+
+
+def _make_rule(rule_id: str, tests: list[TestRecord]) -> RuleRecord:
+    rule = RULES[rule_id]
+    verdict = worst(Verdict(test.verdict) for test in tests)
+    return RuleRecord(rule.id, rule.text, rule.claim, verdict.value, tests)
+
+
+def _is_certified(rules: list[RuleRecord]) -> bool:
+    return all(rule.verdict in (Verdict.PASS, Verdict.NOT_CLAIMED) for rule in rules)
+
+
+def _digest(certificate: Certificate) -> str:
+    content = msgspec.to_builtins(certificate)
+    content["digest"] = ""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def write(certificate: Certificate, folder: Path) -> Path:
+    """Write it to a file of its own in a folder, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = "" if certificate.complete else "-partial"
+    path = folder / f"{certificate.adapter['scheme']}{state}.json"
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(certificate), indent=1) + b"\n")
+    return path
+
+
+def differences(path: Path) -> list[str]:
+    """Draw every verdict of a certificate again from its histories; what differs, in sentences.
+
+    Needs no adapter: the file alone is looked at.
+    """
+    try:
+        certificate = msgspec.json.decode(path.read_bytes(), type=Certificate)
+    except (OSError, msgspec.MsgspecError) as error:
+        return [f"it can't be read: {error}"]
+    found = []
+    if certificate.format != FORMAT:
+        return [f"its format is {certificate.format}; this release reads {FORMAT}"]
+    if certificate.digest != _digest(certificate):
+        found.append("its digest doesn't fit its content")
+    known = [rule.id for rule in certificate.rules]
+    if known != list(RULES):
+        found.append("its rules aren't those of the contract")
+    for rule in certificate.rules:
+        for test in rule.tests:
+            verdict, reasons = judge(test.history)
+            if (verdict.value, reasons) != (test.verdict, test.reasons):
+                found.append(f"{rule.id}, {test.name}: says {test.verdict}, proves {verdict.value}")
+        again = worst(judge(test.history)[0] for test in rule.tests)
+        if again.value != rule.verdict:
+            found.append(f"{rule.id}: says {rule.verdict}, proves {again.value}")
+    if certificate.certified != (certificate.complete and _is_certified(certificate.rules)):
+        found.append("it claims to certify what its verdicts don't")
+    return found
+
+
+def tool() -> str:
+    """What made a certificate, for its page."""
+    return f"offload-conformance {version('offload-conformance')}, Python {sys.version.split()[0]}"

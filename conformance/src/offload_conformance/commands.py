@@ -1,0 +1,92 @@
+"""The commands `offload certify` and `offload verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from offload.adapters import find_adapter
+from offload.config import parse_address
+from offload_conformance.certificate import Certificate, differences, make_certificate, write
+from offload_conformance.recorder import Recorder
+from offload_conformance.verdicts import Verdict
+
+COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim"}
+
+
+@click.command()
+@click.argument("url", envvar="OFFLOAD_URL")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder for the certificate; the current one, if not given.",
+)
+@click.option("--quick", is_flag=True, help="Leave out what takes long; certifies nothing.")
+@click.option("--rule", "rules", multiple=True, help="Test this rule only; repeatable.")
+def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:  # noqa: FBT001
+    """Prove, rule by rule, that the adapter behind URL keeps the contract.
+
+    Writes the certificate, one JSON file, and exits with 0 only when every claimed rule passed.
+    """
+    find_adapter(parse_address(url).scheme)  # a bad scheme is told before anything runs
+    recorder = Recorder(Console(stderr=True))
+    arguments = ["--pyargs", "offload_conformance.suite", "--offload-url", url]
+    arguments += ["-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:logging"]
+    arguments += ["-o", "addopts=", "-c", str(Path(__file__).with_name("pytest.ini"))]
+    arguments += ["--quick"] if quick else []
+    arguments += [part for rule in rules for part in ("--rule", rule)]
+    with recorder:
+        status = pytest.main(arguments, plugins=[recorder])
+    if status == pytest.ExitCode.USAGE_ERROR or recorder.errors:
+        raise click.ClickException("the suite can't be run: " + "; ".join(recorder.errors))
+    complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    profile = "quick" if quick else "selected" if rules else "full"
+    certificate = make_certificate(url, recorder.tests, profile=profile, complete=complete)
+    path = write(certificate, out)
+    _show(certificate)
+    click.echo(f"{path}")
+    if not complete:
+        raise click.ClickException("interrupted: the certificate is partial")
+    raise SystemExit(0 if _all_fine(certificate) else 1)
+
+
+def _all_fine(certificate: Certificate) -> bool:
+    """Certified; of a shorter profile, that nothing which was tested is amiss."""
+    if certificate.profile == "full":
+        return certificate.certified
+    tested = [rule for rule in certificate.rules if rule.tests]
+    return all(rule.verdict in (Verdict.PASS, Verdict.NOT_CLAIMED) for rule in tested)
+
+
+def _show(certificate: Certificate) -> None:
+    console = Console()
+    table = Table("rule", "verdict", "why", box=None, pad_edge=False)
+    for rule in certificate.rules:
+        reasons = [reason for test in rule.tests for reason in test.reasons]
+        verdict = Verdict(rule.verdict)
+        if verdict is not Verdict.PASS:
+            colour = COLOURS.get(verdict, "yellow")
+            table.add_row(rule.id, f"[{colour}]{verdict}[/]", "; ".join(reasons)[:300])
+    passed = sum(rule.verdict == Verdict.PASS for rule in certificate.rules)
+    console.print(table)
+    console.print(f"{passed} of {len(certificate.rules)} rules passed ({certificate.profile})")
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def verify(file: Path) -> None:
+    """Draw every verdict of a certificate again from its histories.
+
+    Needs no adapter. Exits with 1 if anything differs from what the file says.
+    """
+    found = differences(file)
+    for difference in found:
+        click.echo(f"{file}: {difference}", err=True)
+    if found:
+        raise SystemExit(1)
+    click.echo(f"{file}: every verdict follows from its history")

@@ -1,0 +1,110 @@
+"""Workers in processes of their own, which the kit kills and freezes.
+
+`python -m offload_conformance.processes URL STAGE NAME` runs one, with puppets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from asyncio.subprocess import Process
+from typing import Self
+
+import offload
+from offload_conformance.puppets import Troupe
+from offload_conformance.stage import DEADLINE, Stage
+
+
+class WorkerProcess:
+    """A worker in another process."""
+
+    def __init__(self, url: str, stage: Stage, name: str) -> None:
+        self._url = url
+        self._stage = stage
+        self.name = name
+        self._process: Process | None = None
+
+    async def __aenter__(self) -> Self:
+        command = (sys.executable, "-m", "offload_conformance.processes")
+        self._process = await asyncio.create_subprocess_exec(
+            *command, self._url, self._stage.address, self.name
+        )
+        ready = lambda: any(  # noqa: E731
+            event.what["worker"] == self.name for event in self._stage.history.named("ready")
+        )
+        await self._stage.until(f"the worker process {self.name} to start", ready)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        process = self.process
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        await process.wait()
+
+    @property
+    def process(self) -> Process:
+        """The running process."""
+        if self._process is None:
+            raise AssertionError("not entered")
+        return self._process
+
+    async def kill(self) -> None:
+        """End it as kill -9 does; the history shows what it was doing."""
+        history = self._stage.history
+        history.add("fault", kind="kill")
+        running = _running(self._stage, self.name)
+        self.process.kill()
+        await self.process.wait()
+        if running:
+            history.add("fault_hit", kind="kill", running=running)
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        return await asyncio.wait_for(self.process.wait(), DEADLINE)
+
+    def freeze(self) -> None:
+        """Stop it as SIGSTOP does."""
+        history = self._stage.history
+        history.add("fault", kind="freeze")
+        if running := _running(self._stage, self.name):
+            history.add("fault_hit", kind="freeze", running=running)
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._stage.history.add("thawed", worker=self.name)
+        self.process.send_signal(signal.SIGCONT)
+
+
+def _running(stage: Stage, worker: str) -> list[str]:
+    """The ids of the jobs that a worker is running now."""
+    running: dict[tuple[str, int], None] = {}
+    for event in stage.history.named("started", "ended"):
+        if event.what["worker"] == worker:
+            run = (event.what["id"], event.what["attempt"])
+            if event.name == "started":
+                running[run] = None
+            else:
+                running.pop(run, None)
+    return [job_id for job_id, _ in running]
+
+
+def main(url: str, stage_address: str, name: str) -> None:
+    """Run a worker with puppets until it is ended."""
+    worker = offload.connect(url)
+    troupe = Troupe(stage_address, worker, name)
+    worker.register("act", troupe.act)
+    worker.register("act-plain", troupe.act_plain)
+    worker.register("tally", troupe.tally)
+
+    async def ready() -> None:
+        troupe.report("ready")
+        await asyncio.Event().wait()
+
+    offload.run(worker, ready)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

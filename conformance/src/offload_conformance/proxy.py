@@ -1,0 +1,158 @@
+"""A TCP proxy between worker and backend, in which the kit cuts the wire.
+
+It counts what each fault really struck: one that hit nothing proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import Self
+
+from offload_conformance.history import History
+
+CHUNK = 65536
+
+
+class FaultProxy:
+    """Forwards connections to a backend until told otherwise."""
+
+    def __init__(self, history: History, host: str, port: int) -> None:
+        self._history = history
+        self._backend = (host, port)
+        self._links: set[_Link] = set()
+        self._refusing = False
+        self.black_hole = False
+        self.latency = 0.0
+        self.cut_after: int | None = None
+        """Cut a connection when so many more bytes have come from the worker."""
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for link in list(self._links):
+            link.reset()
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are now."""
+        return len(self._links)
+
+    def reset(self) -> None:
+        """Cut every connection with a TCP reset."""
+        self._strike("reset", len(self._links))
+        for link in list(self._links):
+            link.reset()
+
+    def swallow(self) -> None:
+        """From now on bytes go in, and nothing comes out: a half-open connection."""
+        self._strike("black hole", len(self._links))
+        self.black_hole = True
+
+    def half_open(self) -> None:
+        """Swallow what goes over the connections there are; new ones are forwarded."""
+        self._strike("half-open", len(self._links))
+        for link in self._links:
+            link.silent = True
+
+    def refuse(self) -> None:
+        """Cut every connection, and let none be made."""
+        self._strike("refuse", len(self._links))
+        self._refusing = True
+        for link in list(self._links):
+            link.reset()
+
+    def cut_after_bytes(self, count: int) -> None:
+        """Cut the connection in the middle of what the worker sends next."""
+        self._history.add("fault", kind="cut")
+        self.cut_after = count
+
+    def heal(self) -> None:
+        """Forward again. Connections that were swallowed are cut: their bytes are lost."""
+        for link in list(self._links):
+            if self.black_hole or link.silent:
+                link.reset()
+        self._refusing = self.black_hole = False
+        self.cut_after = None
+        self._history.add("healed")
+
+    def struck(self, kind: str, connections: int) -> None:
+        """A fault hit so many connections."""
+        self._history.add("fault_hit", kind=kind, connections=connections)
+
+    def _strike(self, kind: str, connections: int) -> None:
+        self._history.add("fault", kind=kind)
+        if connections:
+            self.struck(kind, connections)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refusing:
+            _abort(writer)
+            return
+        try:
+            upstream = await asyncio.open_connection(*self._backend)
+        except OSError:
+            _abort(writer)
+            return
+        link = _Link(self, writer, upstream[1])
+        self._links.add(link)
+        try:
+            await asyncio.gather(
+                link.forward(reader, upstream[1], from_worker=True),
+                link.forward(upstream[0], writer, from_worker=False),
+            )
+        finally:
+            self._links.discard(link)
+            writer.close()
+            upstream[1].close()
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, proxy: FaultProxy, *ends: asyncio.StreamWriter) -> None:
+        self._proxy = proxy
+        self._ends = ends
+        self.silent = False
+
+    def reset(self) -> None:
+        for end in self._ends:
+            _abort(end)
+
+    async def forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_worker: bool
+    ) -> None:
+        proxy = self._proxy
+        try:
+            while data := await reader.read(CHUNK):
+                if proxy.latency:
+                    await asyncio.sleep(proxy.latency)
+                if proxy.black_hole or self.silent:
+                    continue
+                if from_worker and proxy.cut_after is not None:
+                    if len(data) > proxy.cut_after:
+                        writer.write(data[: proxy.cut_after])
+                        proxy.cut_after = None
+                        proxy.struck("cut", 1)
+                        self.reset()
+                        return
+                    proxy.cut_after -= len(data)
+                writer.write(data)
+                await writer.drain()
+            if writer.can_write_eof() and not self.silent:
+                writer.write_eof()
+        except (ConnectionError, OSError):
+            self.reset()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """Close with a reset rather than in good order."""
+    connection: socket.socket | None = writer.get_extra_info("socket")
+    if connection is not None and connection.fileno() >= 0:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

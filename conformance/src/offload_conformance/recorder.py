@@ -1,0 +1,62 @@
+"""Collects the histories of a run, and shows how far it is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Self
+
+import pytest
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from offload_conformance.certificate import TestRecord, make_record
+from offload_conformance.plugin import history_key, rule_of
+
+
+class Recorder:
+    """A pytest plugin of one run."""
+
+    def __init__(self, console: Console) -> None:
+        self.tests: defaultdict[str, list[TestRecord]] = defaultdict(list)
+        self.errors: list[str] = []
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("collecting", total=None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """What can't be imported can't be proved."""
+        if report.failed:
+            self.errors.append(report.longreprtext)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Now the number of tests is known."""
+        self._progress.update(self._bar, total=len(session.items))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Show which test runs."""
+        self._progress.update(self._bar, description=nodeid.rpartition("::")[2][:40].ljust(40))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> object:
+        """Take the history of a test when it is over."""
+        done = yield
+        rule, history = rule_of(item), item.stash.get(history_key, None)
+        if rule is not None and history is not None:
+            seconds = history.events[-1].at if history.events else 0.0
+            self.tests[rule.id].append(make_record(item.name, seconds, list(history.events)))
+        self._progress.advance(self._bar)
+        return done

@@ -1,0 +1,148 @@
+"""CONC: how many run together, and that none holds more than it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from offload import Worker
+from offload_conformance.lab import Lab
+
+pytestmark = pytest.mark.asyncio
+
+SLOTS = 3
+
+FAIL: dict[str, list[list[Any]]] = {"*": [["raise", "as it should"]]}
+HOLD: dict[str, list[list[Any]]] = {"*": [["gate", "hold"]]}
+
+KINDS = pytest.mark.parametrize("handler", ["act", "act-plain"])
+
+
+def small_worker(lab: Lab) -> Worker:
+    """A worker with few slots, and handlers that are dead after one failure."""
+    return lab.worker(concurrency=SLOTS, max_attempts=1)
+
+
+async def crowd(lab: Lab, worker: Worker, handler: str) -> None:
+    """As many run as can, while more wait; then all end."""
+    await lab.perform_many(worker, "crowd", SLOTS + 1, do=HOLD, handler=handler)
+    await lab.until_started(1, "crowd")
+    for _ in range(5):
+        await lab.perform(worker, "crowd", do=HOLD, handler=handler)
+    await asyncio.sleep(0.01)  # whoever has a slot too many gets the time to use it
+    lab.stage.open("hold")
+    await lab.until_ended(SLOTS + 6, "crowd")
+
+
+async def fail_often(lab: Lab, worker: Worker, handler: str) -> None:
+    """Jobs fail, a few at a time and one by one, and are over."""
+    await lab.perform_many(worker, "failing", 10, do=FAIL, handler=handler)
+    await lab.until_ended(10, "failing")
+    await lab.perform(worker, "failing", do=FAIL, handler=handler)
+    await lab.until_ended(11, "failing")
+
+
+@KINDS
+async def test_CONC_1_never_more(lab: Lab, handler: str) -> None:
+    worker = small_worker(lab)
+    await worker.start()
+    await crowd(lab, worker, handler)
+    lab.check("most_at_once", limit=SLOTS)
+    lab.check("each_once")
+
+
+@KINDS
+async def test_CONC_1_never_more_after_failures(lab: Lab, handler: str) -> None:
+    worker = small_worker(lab)
+    await worker.start()
+    await fail_often(lab, worker, handler)
+    await crowd(lab, worker, handler)
+    lab.check("most_at_once", limit=SLOTS)
+    lab.check("each_once")
+
+
+async def test_CONC_1_never_more_of_what_waited_before_the_start(lab: Lab) -> None:
+    worker = lab.worker(concurrency=1, queues="default,other")
+    for queue in ("default", "other"):
+        await lab.perform_many(worker, "waiting", 10, queue=queue, do=HOLD)
+        await lab.perform(worker, "waiting", queue=queue, delay=0.001, do=HOLD, handler="act-plain")
+    lab.stage.open("hold")  # then each takes but the time that it takes to ask
+    await worker.start()
+    await lab.until_ended(22, "waiting")
+    lab.check("most_at_once", limit=1)
+    lab.check("each_once")
+
+
+async def test_CONC_2_that_many_do(lab: Lab) -> None:
+    worker = small_worker(lab)
+    await worker.start()
+    for handler in ("act", "act-plain", "act"):
+        await lab.perform(worker, "crowd", do=HOLD, handler=handler)
+    await lab.until_started(SLOTS, "crowd")
+    lab.check("ran_at_once", count=SLOTS)
+
+
+@KINDS
+async def test_CONC_2_that_many_do_after_failures(lab: Lab, handler: str) -> None:
+    worker = small_worker(lab)
+    await worker.start()
+    await fail_often(lab, worker, handler)
+    await lab.perform_many(worker, "crowd", SLOTS, do=HOLD, handler=handler)
+    await lab.until_started(SLOTS, "crowd")
+    lab.check("ran_at_once", count=SLOTS)
+
+
+async def test_CONC_2_as_many_as_are_asked_for(lab: Lab) -> None:
+    worker = lab.worker(concurrency=60)
+    await worker.start()
+    await lab.perform_many(worker, "crowd", 60, do=HOLD)
+    await lab.until_started(60, "crowd")
+    lab.check("ran_at_once", count=60)
+
+
+@KINDS
+async def test_CONC_3_a_stuck_handler_costs_one_slot(lab: Lab, handler: str) -> None:
+    worker = lab.worker(concurrency=2)
+    await worker.start()
+    await lab.perform(worker, "stuck", do=HOLD, handler=handler)
+    await lab.until_started(1, "stuck")
+    await lab.perform_many(worker, "others", 20)
+    await lab.perform(worker, "others", delay=0.01)
+    await lab.until_ended(21, "others")
+    lab.check("each_once")
+    lab.equal("runs of the stuck one that ended", 0, lab.ends("stuck"))
+
+
+async def test_CONC_3_whatever_it_was_taken_with(lab: Lab) -> None:
+    worker = lab.worker(concurrency=4)
+    await lab.perform_many(worker, "others", 10)
+    await lab.perform_many(worker, "stuck", 2, do=HOLD)
+    await lab.perform_many(worker, "others", 10)
+    await worker.start()
+    await lab.until_ended(20, "others")
+    lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
+    await lab.until_started(2, "stuck")
+    lab.check("each_once")
+
+
+async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab) -> None:
+    """Its fast jobs let it prefetch; then it is stuck, and another gets what it doesn't run.
+
+    A bounded prefetch may stay with it: at most half of what waits, 100 jobs for each slot.
+    """
+    lab.need_claim("distributed")
+    busy = lab.worker(concurrency=2)
+    for tag, count, do in (("fast", 100, None), ("stuck", 2, HOLD), ("waiting", 400, None)):
+        await lab.perform_many(busy, tag, count, do=do)
+    await busy.start()
+    await lab.until_started(2, "stuck")
+    idle = lab.worker(concurrency=2)
+    await idle.start()
+    left = 400 - lab.runs("waiting")  # where no order is claimed, some may have run before
+    await lab.until_ended(400 - left // 2, "waiting")
+    lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
+    lab.stage.open("hold")
+    await lab.until_ended(502)
+    lab.check("each_once")

@@ -1,0 +1,121 @@
+"""DEAD: looking after dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import offload
+from offload import Worker
+from offload_conformance.lab import Lab
+
+pytestmark = pytest.mark.asyncio
+
+
+async def make_dead(lab: Lab, worker: Worker, count: int) -> list[str]:
+    """So many dead letters; the reason of each is its number."""
+    ids = []
+    for number in range(count):
+        do = {"*": [["reject", f"reason {number}"]]}
+        ids.append(await lab.perform(worker, f"dead {number}", do=do))
+    await lab.until_dead(worker, count)
+    return ids
+
+
+async def dead_ids(worker: Worker) -> list[str]:
+    """The ids of all dead letters."""
+    return [letter.id for letter in await worker.dead_letters.list()]
+
+
+async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    ids = await make_dead(lab, worker, 7)
+    pages: list[list[offload.DeadLetter]] = []
+    after = None
+    while page := list(await worker.dead_letters.list(limit=3, after=after)):
+        pages.append(page)
+        lab.check("at_most", what="the number of pages", limit=3, actual=len(pages))
+        after = page[-1].id
+    letters = [letter for page in pages for letter in page]
+    lab.equal("the sizes of the pages", [3, 3, 1], [len(page) for page in pages])
+    lab.equal("all that were listed", sorted(ids), sorted(letter.id for letter in letters))
+    died = [letter.died_ms for letter in letters]
+    lab.equal("when they died, the oldest first", sorted(died), died)
+    for letter in letters:
+        reason = f"reason {ids.index(letter.id)}"
+        lab.check("contains", what="its error", part=reason, actual=letter.error)
+    shown = await worker.dead_letters.show(ids[4])
+    lab.equal("the one that is shown", ids[4], shown and shown.id)
+    lab.equal("one that isn't there", None, await worker.dead_letters.show("unknown"))
+
+
+async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=2)
+    act = lab.troupe(worker).act
+    lives: Iterator[list[list[Any]]] = iter([[["raise", "a"]], [["raise", "b"]], [["gate", "c"]]])
+
+    async def reborn(args: offload.Args) -> None:
+        await act({**args, "do": {"*": next(lives)}})
+
+    worker.register("reborn", reborn, backoff=offload.constant(timedelta(0)))
+    await worker.start()
+    job_id = await lab.perform(worker, "job", handler="reborn")
+    await lab.until_dead(worker, 1)
+    requeued = await worker.dead_letters.requeue([job_id, "unknown", job_id])
+    lab.equal("what was requeued", [job_id], list(requeued))
+    await lab.until_started(3, "job")
+    lab.equal("the dead letters while it runs", [], await dead_ids(worker))
+    lab.equal("the entry while it runs", None, await worker.dead_letters.show(job_id))
+    lab.stage.open("c")
+    await lab.fence(worker)
+    lab.check("attempts", tag="job", expected=[1, 2, 1])
+    lab.equal("the dead letters after it", [], await dead_ids(worker))
+
+
+async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None:
+    worker = lab.worker()
+    other = lab.worker() if lab.claims.distributed else worker
+    act = lab.troupe(worker).act
+    died: set[str] = set()
+
+    async def reborn(args: offload.Args) -> None:
+        # It waits in its second life, so that it can't die again before all have asked.
+        step = ["gate", "all have asked"] if args["tag"] in died else ["reject", "boom"]
+        died.add(args["tag"])
+        await act({**args, "do": {"*": [step]}})
+
+    worker.register("reborn", reborn)
+    await worker.start()
+    tags = [f"job {number}" for number in range(5)]
+    ids = [await lab.perform(worker, tag, handler="reborn") for tag in tags]
+    await lab.until_dead(worker, 5)
+    answers = await asyncio.gather(
+        *(each.dead_letters.requeue(ids) for each in (worker, other, worker, other))
+    )
+    lab.equal("what was requeued", sorted(ids), sorted(i for answer in answers for i in answer))
+    lab.stage.open("all have asked")
+    for tag in tags:
+        await lab.until_ended(2, tag)
+    await lab.fence(worker)
+    for tag in tags:
+        lab.check("attempts", tag=tag, expected=[1, 1])
+    lab.equal("the dead letters", [], await dead_ids(worker))
+
+
+async def test_DEAD_3_a_discarded_one_is_gone(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    first, second = await make_dead(lab, worker, 2)
+    letters = worker.dead_letters
+    discarded = await letters.discard([first, "unknown", first])
+    lab.equal("what was discarded", [first], list(discarded))
+    lab.equal("the dead letters", [second], await dead_ids(worker))
+    lab.equal("the discarded one", None, await letters.show(first))
+    lab.equal("requeueing it", [], list(await letters.requeue([first])))
+    await lab.fence(worker)
+    lab.check("attempts", tag="dead 0", expected=[1])

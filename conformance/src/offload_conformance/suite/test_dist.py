@@ -1,0 +1,141 @@
+"""DIST: processes together."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from offload import Args, Job, Worker
+from offload_conformance import golden
+from offload_conformance.lab import Lab
+
+pytestmark = pytest.mark.asyncio
+
+
+async def perform_tally(lab: Lab, worker: Worker, count: int) -> None:
+    """Perform so many jobs that only count themselves, recorded as one call."""
+    job = Job("tally")
+    ids = await lab.call("perform tally", worker.perform_many([job] * count))
+    lab.history.add("accepted", call="perform tally", tag="tally", ids=ids)
+
+
+def tallied(lab: Lab) -> int:
+    """How many runs were counted."""
+    return sum(len(event.what["ids"]) for event in lab.history.named("tallied"))
+
+
+async def until_tallied(lab: Lab, count: int) -> None:
+    """Return when so many runs were counted, and nothing is left that could run once more."""
+    await lab.stage.until(f"{count} jobs to run", lambda: tallied(lab) >= count, 60)
+
+
+async def test_DIST_1_four_workers_each_job_once(lab: Lab) -> None:
+    workers = [lab.worker() for _ in range(4)]
+    for worker in workers:
+        worker.register("tally", lab.troupe(worker).tally)
+        await worker.start()
+    for worker in workers:
+        await perform_tally(lab, worker, 75)
+    await until_tallied(lab, 300)
+    for worker in workers:
+        await lab.fence(worker)
+    lab.check("tallied_once", tag="tally")
+
+
+@pytest.mark.slow
+async def test_DIST_1_four_processes_each_of_10_000_jobs_once(lab: Lab) -> None:
+    performer = lab.worker()
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(lab.process())
+        for _ in range(20):
+            await perform_tally(lab, performer, 500)
+        await until_tallied(lab, 10_000)
+        for _ in range(8):
+            await lab.fence(performer)
+        lab.check("tallied_once", tag="tally")
+
+
+async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -> None:
+    performer = lab.worker(puppets=False)
+    await lab.perform(performer, "before anybody runs")
+    worker = lab.worker()
+    await worker.start()
+    await lab.perform(performer, "now")
+    await lab.perform(performer, "later", delay=0.01)
+    await lab.until_ended(3)
+    await lab.fence(worker)
+    lab.check("each_once")
+
+
+async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> None:
+    busy, idle = lab.worker(concurrency=1), lab.worker(concurrency=1)
+    await busy.start()
+    await lab.perform(busy, "long", do={"*": [["gate", "long"]]})
+    await lab.until_started(1, "long")
+    for _ in range(30):
+        await lab.perform(busy, "backlog")
+    await idle.start()
+    await lab.until_ended(1, "backlog")
+    lab.check("ran_on", tag="backlog", worker=lab.troupe(idle).name, least=1)
+    lab.stage.open("long")
+    await lab.until_ended(30, "backlog")
+    lab.check("each_once")
+
+
+async def test_DIST_4_every_released_wire_version_is_read(
+    lab: Lab, offload_golden: dict[str, bytes]
+) -> None:
+    inject = lab.need_inject()
+    worker = lab.worker()
+    await lab.perform(worker, "first")
+    got: list[Args] = []
+
+    async def note(args: Args) -> None:
+        got.append(args)
+        await lab.troupe(worker).act({"tag": "golden"})
+
+    worker.register("golden", note)
+    for body in offload_golden.values():
+        await inject(lab.namespace, "default", body)
+    await worker.start()
+    await lab.until_ended(len(offload_golden), "golden")
+    await lab.fence(worker)
+    lab.equal("what arrived", [golden.ARGS] * len(offload_golden), got)
+
+
+async def test_DIST_5_namespaces_do_not_see_each_other(lab: Lab) -> None:
+    # Names that a careless prefix, pattern or length would take for the same.
+    name = lab.namespace
+    names = [name, f"{name}-2", f"{name}_2", name[:-1]]
+    workers = {each: lab.worker(namespace=each, concurrency=1) for each in names}
+    for each, worker in workers.items():
+        await worker.start()
+        await lab.perform(worker, each)
+        await lab.perform(worker, f"later {each}", delay=0.02)
+        await lab.perform(worker, f"dead {each}", do={"*": [["reject", each]]})
+    for each, worker in workers.items():
+        await lab.until_ended(1, f"later {each}")
+        letters = await lab.until_dead(worker, 1)
+        if lab.claims.dead_letters:
+            errors = [letter.error.rpartition(" ")[2] for letter in letters]
+            lab.equal(f"the dead letters of {each}", [each], errors)
+        await lab.fence(worker)
+    lab.check("each_once")
+    for each, worker in workers.items():
+        troupe = lab.troupe(worker).name
+        for tag in (each, f"later {each}", f"dead {each}"):
+            lab.check("ran_on", tag=tag, worker=troupe, least=1)
+
+
+async def test_DIST_5_namespaces_are_told_apart_by_case(lab: Lab) -> None:
+    small, large = lab.worker(), lab.worker(namespace=lab.namespace.upper())
+    await small.start()
+    await lab.perform(large, "large")
+    await lab.perform(small, "small")
+    await lab.fence(small)
+    lab.check("never_ran", tag="large")
+    await large.start()
+    await lab.until_ended(1, "large")
+    lab.check("each_once")

@@ -1,0 +1,268 @@
+"""DUR: faults lose nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from offload import BackendUnavailableError, Worker
+from offload_conformance.lab import Lab
+from offload_conformance.proxy import FaultProxy
+
+pytestmark = pytest.mark.asyncio
+
+
+async def until_run(lab: Lab, tag: str, count: int, seconds: float) -> None:
+    """Return when so many runs of a tag have begun, which may take as long as is claimed."""
+    what = f"{count} runs of {tag} to start"
+    await lab.stage.until(what, lambda: lab.runs(tag) >= count, seconds + 15)
+
+
+def accepted(lab: Lab, tag: str) -> bool:
+    """Whether a job with this tag was accepted."""
+    return any(event.what["tag"] == tag for event in lab.history.named("accepted"))
+
+
+async def leave(lab: Lab, worker: Worker) -> None:
+    """Stop a worker that has only performed, unless others may use the backend meanwhile."""
+    if not lab.claims.distributed:
+        await worker.stop()
+
+
+async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
+    performer = lab.worker(queues="default,other")
+    rejected = {"*": [["reject", "boom"]]}
+    dead = await lab.perform(performer, "dead", do=rejected)
+    await lab.perform(performer, "retrying", do={"1": [["retry", 0.5]]})
+    accepts = ["perform_in", "of the killed", 0.6]
+    await lab.perform(performer, "running", do={"1": [accepts, ["gate", "hold"]]})
+    # The one that will be killed doesn't consume the other queue: there they wait.
+    await lab.perform(performer, "waiting", queue="other")
+    await lab.perform(performer, "scheduled", queue="other", delay=0.8)
+    await leave(lab, performer)
+    async with lab.process() as victim:
+        await lab.until_ended(1, "dead")
+        await lab.until_ended(1, "retrying")
+        await lab.stage.until("it to perform", lambda: accepted(lab, "of the killed"))
+        await victim.kill()
+    worker = lab.worker(queues="default,other")
+    await worker.start()
+    await until_run(lab, "running", 2, lab.recovery)
+    for tag in ("waiting", "scheduled", "of the killed"):
+        await lab.until_ended(1, tag)
+    await lab.until_ended(2, "retrying")
+    letters = await lab.until_dead(worker, 1)
+    lab.check("each_ran")
+    lab.check("never_early")
+    lab.check("attempts", tag="waiting", expected=[1])
+    lab.check("attempts", tag="scheduled", expected=[1])
+    lab.check("attempts", tag="of the killed", expected=[1])
+    lab.check("attempts", tag="retrying", expected=[1, 2])
+    if lab.claims.dead_letters:
+        lab.equal("the dead letters", [dead], [letter.id for letter in letters])
+
+
+async def test_DUR_2_killed_inside_a_handler_it_runs_again(lab: Lab) -> None:
+    lab.equal("whether recovery is stated", expected=True, actual=lab.limits.recovery is not None)
+    performer = lab.worker(queues="default,own")
+    await lab.perform(performer, "cut", do={"1": [["gate", "hold"]]})
+    await leave(lab, performer)
+    async with lab.process() as victim:
+        await lab.until_started(1, "cut")
+        if lab.claims.distributed:  # one that is at work takes over; else one that starts
+            await performer.start()
+            await lab.fence(performer, "own")
+        await victim.kill()
+    worker = performer if lab.claims.distributed else lab.worker()
+    if worker is not performer:
+        await worker.start()
+    await until_run(lab, "cut", 2, lab.recovery)
+    await lab.fence(worker)
+    lab.check("attempts", tag="cut", expected=[1, 2])
+    lab.check("recovered_within", tag="cut", limit_s=lab.recovery)
+
+
+@pytest.mark.slow
+async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
+    server = lab.need_server()
+    worker = lab.worker()
+    await worker.start()
+    do = {"1": [["gate", "hold"]]}
+    await lab.perform(worker, "running", do=do)
+    await lab.perform(worker, "scheduled", delay=1)
+    await lab.perform(worker, "retrying", do={"1": [["retry", 1]]})
+    dead = await lab.perform(worker, "dead", do={"*": [["reject", "boom"]]})
+    await lab.until_started(1, "running")
+    await lab.until_dead(worker, 1)
+    lab.history.add("fault", kind="server kill")
+    await server.kill()
+    lab.history.add("fault_hit", kind="server kill", running=["running"])
+    lab.stage.open("hold")
+    await server.start()
+    reconnect = seconds(lab.limits.reconnect)
+    back = asyncio.get_running_loop().time()
+    again = lambda: performs(lab, worker, "after")  # noqa: E731
+    await lab.until("the worker to perform again", again, reconnect + 15)
+    await until_run(lab, "after", 1, reconnect)
+    waited = asyncio.get_running_loop().time() - back
+    lab.check("at_most", what="seconds until it worked again", limit=reconnect, actual=waited)
+    await until_run(lab, "scheduled", 1, lab.recovery)
+    await until_run(lab, "retrying", 2, lab.recovery)
+    letters = await lab.until_dead(worker, 1)
+    lab.check("each_accepted_ran")
+    if lab.claims.dead_letters:
+        lab.equal("the dead letters", [dead], [letter.id for letter in letters])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 40, 200])
+async def test_DUR_4_cut_while_performing(lab: Lab, count: int) -> None:
+    server = lab.need_server()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        performer = lab.worker(through=proxy)
+        await lab.perform(performer, "before")
+        proxy.cut_after_bytes(count)
+        performs_all = (performs(lab, performer, "cut") for _ in range(20))
+        answers = await asyncio.gather(*performs_all)
+        lab.history.add("answered", returned=sum(answers))
+        proxy.heal()
+        await lab.until("it to perform again", lambda: performs(lab, performer, "after"))
+        worker = lab.worker()
+        await worker.start()
+        await until_run(lab, "after", 1, seconds(lab.limits.reconnect))
+        await lab.fence(worker)
+        # What raised may have been stored all the same; what returned must have been.
+        lab.check("each_accepted_ran")
+
+
+@pytest.mark.slow
+async def test_DUR_5_a_half_open_connection_is_noticed(lab: Lab) -> None:
+    server = lab.need_server()
+    reconnect = seconds(lab.limits.reconnect)
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        worker, performer = lab.worker(through=proxy), lab.worker()
+        await worker.start()
+        await lab.perform(performer, "before")
+        await lab.until_ended(1, "before")
+        proxy.half_open()
+        await lab.perform(performer, "after")
+        began = asyncio.get_running_loop().time()
+        await until_run(lab, "after", 1, reconnect)
+        waited = asyncio.get_running_loop().time() - began
+        lab.check("at_most", what="seconds until noticed", limit=reconnect, actual=waited)
+        lab.check("each_ran")
+
+
+async def performs(lab: Lab, worker: Worker, tag: str) -> bool:
+    """Whether a perform works just now."""
+    try:
+        await lab.perform(worker, tag)
+    except BackendUnavailableError:
+        return False
+    return True
+
+
+def seconds(limit: timedelta | None) -> float:
+    """A limit that is stated."""
+    return limit.total_seconds() if limit is not None else 0.0
+
+
+async def test_DUR_6_a_job_that_kills_its_process_ends(lab: Lab) -> None:
+    performer = lab.worker(max_attempts=2)
+    job_id = await lab.perform(performer, "killer", do={"*": [["kill"]]})
+    await leave(lab, performer)
+    for attempt in (1, 2):
+        async with lab.process(max_attempts=2) as victim:
+            await until_run(lab, "killer", attempt, lab.recovery)
+            lab.equal("how its process ended", -signal.SIGKILL.value, await victim.wait())
+    worker = lab.worker(puppets=False, max_attempts=2)
+    # A third run would kill the kit.
+    tame = lab.troupe(worker).act
+    worker.register("act", lambda args: tame({**args, "do": {}}))
+    await worker.start()
+    if lab.claims.dead_letters:
+        (letter,) = await lab.until_dead(worker, 1)
+        lab.equal("the dead letter", [job_id, 2], [letter.id, letter.attempts])
+        lab.equal("whether it says why", expected=True, actual=bool(letter.error))
+    else:
+        await lab.perform(worker, "past recovery", delay=lab.recovery)
+        await until_run(lab, "past recovery", 1, lab.recovery)
+    await lab.fence(worker)
+    lab.check("attempts", tag="killer", expected=[1, 2])
+
+
+@pytest.mark.slow
+async def test_DUR_7_a_handler_may_take_longer_than_the_lease(lab: Lab) -> None:
+    options, lease = lab.lease
+    # As long as it would take another worker to find that the lease has ended.
+    enough = lease + min(lab.recovery, 2.5 * lease)
+    if not lab.claims.distributed:
+        worker = lab.worker(**options)
+        await worker.start()
+        await lab.perform(worker, "waits", do={"*": [["gate", "waits"]]})
+        await lab.perform(worker, "enough", delay=enough)
+        await until_run(lab, "enough", 1, enough)
+        lab.stage.open("waits")
+        await lab.until_ended(1, "waits")
+        await lab.fence(worker)
+    else:
+        await longer_than_the_lease_beside_another(lab, options, enough)
+        lab.check("lasted", tag="blocks", least_s=lease)
+    lab.check("lasted", tag="waits", least_s=lease)
+    lab.check("each_once")
+
+
+async def longer_than_the_lease_beside_another(
+    lab: Lab, options: dict[str, Any], enough: float
+) -> None:
+    """Two busy processes, one of which even blocks its event loop, and one that would take over."""
+    other = lab.worker(queues="waits,blocks,fence", **options)
+    await lab.perform(other, "waits", queue="waits", do={"*": [["gate", "waits"]]})
+    await lab.perform(other, "blocks", queue="blocks", do={"*": [["block", enough]]})
+    async with lab.process(queues="waits", **options), lab.process(queues="blocks", **options):
+        await lab.until_started(1, "waits")
+        await lab.until_started(1, "blocks")
+        await other.start()
+        await lab.perform(other, "enough", queue="fence", delay=enough)
+        await until_run(lab, "enough", 1, enough)
+        await until_ended(lab, "blocks", enough)
+        lab.stage.open("waits")
+        await lab.until_ended(1, "waits")
+        await lab.fence(other, "fence")
+
+
+async def until_ended(lab: Lab, tag: str, longest: float) -> None:
+    """Return when a job has ended that takes this long."""
+    ended = lambda: any(e.what["tag"] == tag for e in lab.history.named("ended"))  # noqa: E731
+    await lab.stage.until(f"{tag} to end", ended, longest + 15)
+
+
+@pytest.mark.slow
+async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
+    lab.need("distributed")
+    options, lease = lab.lease
+    other = lab.worker(**options)
+    # It blocks, so that on waking its run ends before anything can be told to it.
+    taken: list[list[Any]] = [["gate", "taken"], ["retry", 0.05]]
+    do: dict[str, list[list[Any]]] = {"1": [["block", 1.5]], "2": taken, "3": []}
+    async with lab.process(queues="default,own", **options) as frozen:
+        await lab.perform(other, "contested", do=do)
+        await lab.until_started(1, "contested")
+        frozen.freeze()
+        await other.start()
+        await until_run(lab, "contested", 2, lease + lab.recovery)
+        frozen.thaw()
+        await until_ended(lab, "contested", 1.5)
+        # These are behind whatever it settled.
+        for number in range(3):
+            await lab.perform(other, f"own {number}", queue="own")
+            await lab.until_ended(1, f"own {number}")
+        # Had it settled the job, there would be nothing left to retry.
+        lab.stage.open("taken")
+        await lab.perform(other, "past the retry", delay=0.5)
+        await lab.until_ended(1, "past the retry")
+        lab.check("attempts", tag="contested", expected=[1, 2, 3])

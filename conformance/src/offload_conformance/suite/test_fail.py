@@ -1,0 +1,276 @@
+"""FAIL: what becomes of jobs whose handler fails."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+
+import offload
+from offload import UnknownHandlerError, UnsupportedError, Worker
+from offload_conformance.lab import Lab
+
+pytestmark = pytest.mark.asyncio
+
+FAST = offload.constant(timedelta(milliseconds=10))
+FOREIGN = (
+    b"",
+    b"\xff\x00",
+    b"[]",
+    b'{"v":1}',
+    b'{"v":"1"}',
+    b'{"v":1,"id":"x","handler":3}',
+    b'{"a":' * 20_000,
+)
+
+
+async def test_FAIL_1_attempts_count_from_1_to_the_last(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=3)
+    troupe = lab.troupe(worker)
+    worker.register("async", troupe.act, backoff=FAST)
+    worker.register("def", troupe.act_plain, backoff=FAST)
+    worker.register("twice", troupe.act, backoff=FAST, max_attempts=2)
+    await worker.start()
+    always = {"*": [["raise", "boom"]]}
+    for name in ("async", "def", "twice"):
+        await lab.perform(worker, name, handler=name, do=always)
+    await lab.perform(worker, "recovers", handler="async", do={"1": [["raise", "boom"]]})
+    await lab.until_dead(worker, 3)
+    await lab.until_ended(2, "recovers")
+    await lab.fence(worker)
+    lab.check("attempts", tag="async", expected=[1, 2, 3])
+    lab.check("attempts", tag="def", expected=[1, 2, 3])
+    lab.check("attempts", tag="twice", expected=[1, 2])
+    lab.check("attempts", tag="recovers", expected=[1, 2])
+
+
+async def test_FAIL_2_never_before_its_backoff(lab: Lab) -> None:
+    worker = lab.worker()
+    act = lab.troupe(worker).act
+    worker.register("grows", act, backoff=lambda attempt: timedelta(milliseconds=40 * attempt))
+    worker.register("default", act)
+    await worker.start()
+    fails = {"1": [["raise", "boom"]], "2": [["raise", "boom"]]}
+    await lab.perform(worker, "default", handler="default", do=fails)
+    await lab.perform(worker, "grows", handler="grows", do=fails)
+    await lab.until_started(3, "grows")
+    lab.check("wait_between", tag="grows", attempt=1, least_ms=40)
+    lab.check("wait_between", tag="grows", attempt=2, least_ms=80)
+    # Without a backoff of its own it waits for a second, longer than this should have taken.
+    lab.check("no_attempt_before", tag="default", least_ms=1000)
+
+
+async def test_FAIL_3_the_dead_letter_tells_why(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=2)
+    worker.register("fast", lab.troupe(worker).act, backoff=FAST)
+    await worker.start()
+    do = {"1": [["raise", "the first"]], "2": [["raise", "the last"]]}
+    job_id = await lab.perform(worker, "doomed", handler="fast", do=do)
+    if not lab.claims.dead_letters:
+        await lab.refused(UnsupportedError, "dead_letters", _look(worker))
+        return
+    (letter,) = await lab.until_dead(worker, 1)
+    lab.equal("its id", job_id, letter.id)
+    lab.equal("its queue", "default", letter.queue)
+    lab.equal("its handler", "fast", letter.handler)
+    lab.equal("its args", {"tag": "doomed", "do": do}, letter.args)
+    lab.equal("its attempts", 2, letter.attempts)
+    lab.check("contains", what="its error", part="the last", actual=letter.error)
+    for part in ("Traceback", "puppets.py", "ValueError: the last"):
+        lab.check("contains", what="its traceback", part=part, actual=letter.traceback)
+    lab.check("attempts", tag="doomed", expected=[1, 2])
+
+
+async def _look(worker: Worker) -> object:
+    return worker.dead_letters
+
+
+@pytest.mark.parametrize("handler", ["async", "def"])
+async def test_FAIL_4_no_exception_ends_the_worker(lab: Lab, handler: str) -> None:
+    worker = lab.worker(max_attempts=2)
+    troupe = lab.troupe(worker)
+    worker.register("async", troupe.act, backoff=FAST)
+    worker.register("def", troupe.act_plain, backoff=FAST)
+    await worker.start()
+    kinds = ["CancelledError", "BaseException", "GeneratorExit", "SystemExit", "KeyboardInterrupt"]
+    for kind in kinds:
+        do = {"1": [["raise", "boom", kind]]}
+        await lab.perform(worker, kind, handler=handler, do=do)
+        await lab.until_ended(2, kind)
+    await lab.fence(worker)
+    for kind in kinds:
+        lab.check("attempts", tag=kind, expected=[1, 2])
+
+
+async def test_FAIL_5_a_timeout_is_a_failure(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=2)
+    troupe = lab.troupe(worker)
+    worker.register("async", troupe.act, backoff=FAST, timeout=0.03)
+    worker.register("def", troupe.act_plain, backoff=FAST, timeout=timedelta(milliseconds=30))
+    await worker.start()
+    await lab.perform(worker, "async", handler="async", do={"*": [["gate", "never"]]})
+    await lab.perform(worker, "def", handler="def", do={"1": [["gate", "late"]]})
+    await lab.until_dead(worker, 1)
+    # A def handler can't be stopped: its next attempt runs beside it.
+    await lab.until_started(2, "def")
+    lab.stage.open("late")
+    await lab.until_ended(2, "def")
+    await lab.until_ended(2, "async")
+    await lab.fence(worker)
+    lab.check("attempts", tag="async", expected=[1, 2])
+    lab.check("attempts", tag="def", expected=[1, 2])
+
+
+class Spiteful:
+    """An observer that raises whenever it is told anything."""
+
+    def _raise(self, **_: object) -> None:
+        raise RuntimeError("a broken observer")
+
+    @offload.hookimpl
+    def worker_started(self, worker: Worker) -> None:
+        self._raise(worker=worker)
+
+    @offload.hookimpl
+    def job_enqueued(self, job: offload.JobContext) -> None:
+        self._raise(job=job)
+
+    @offload.hookimpl
+    def job_started(self, job: offload.JobContext) -> None:
+        self._raise(job=job)
+
+    @offload.hookimpl
+    def job_succeeded(self, job: offload.JobContext) -> None:
+        self._raise(job=job)
+
+    @offload.hookimpl
+    def job_failed(self, job: offload.JobContext, error: BaseException) -> None:
+        self._raise(job=job, error=error)
+
+    @offload.hookimpl
+    def job_retried(self, job: offload.JobContext, delay: timedelta) -> None:
+        self._raise(job=job, delay=delay)
+
+    @offload.hookimpl
+    def job_dead(self, job: offload.JobContext, error: str) -> None:
+        self._raise(job=job, error=error)
+
+
+async def test_FAIL_6_a_failing_job_disturbs_no_other(lab: Lab) -> None:
+    worker = lab.worker(concurrency=2)
+    slowly = offload.constant(timedelta(hours=1))
+    worker.register("slowly", lab.troupe(worker).act, backoff=slowly)
+    await worker.start()
+    for _ in range(5):
+        await lab.perform(worker, "failing", handler="slowly", do={"*": [["raise", "boom"]]})
+        await lab.perform(worker, "good")
+    await lab.until_ended(5, "good")
+    lab.check("each_once", tag="good")
+
+
+async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=2)
+    with contextlib.suppress(UnsupportedError):  # no adapter need have observers
+        worker.observe(Spiteful())
+    await worker.start()
+    await lab.perform(worker, "good")
+    await lab.perform(worker, "recovers", do={"1": [["raise", "boom"]]})
+    await lab.perform(worker, "rejected", do={"*": [["reject", "boom"]]})
+    await lab.until_ended(2, "recovers")
+    await lab.until_dead(worker, 1)
+    await lab.fence(worker)
+    lab.check("attempts", tag="good", expected=[1])
+    lab.check("attempts", tag="recovers", expected=[1, 2])
+    lab.check("attempts", tag="rejected", expected=[1])
+
+
+async def leave_without_handler(lab: Lab) -> bool:
+    """Leave a job for a consumer that lacks its handler; False when there can't be one."""
+    performer = lab.worker()
+    if not (lab.claims.durable or lab.claims.distributed):
+        call = lab.perform(performer, "nobody", handler="nobody")
+        await lab.refused(UnknownHandlerError, "perform", call)
+        return False
+    performer.register("nobody", lab.troupe(performer).act)
+    await lab.perform(performer, "nobody", handler="nobody")
+    await performer.stop()
+    return True
+
+
+async def test_FAIL_7_without_a_handler_a_job_ends_as_a_dead_letter(lab: Lab) -> None:
+    if not await leave_without_handler(lab):
+        return
+    worker = lab.worker(max_attempts=1)
+    await worker.start()
+    letters = await lab.until_dead(worker, 1)
+    lab.check("never_ran", tag="nobody")
+    if lab.claims.dead_letters:
+        lab.equal("the dead letters", ["nobody"], [letter.handler for letter in letters])
+        lab.check("contains", what="its error", part="nobody", actual=letters[0].error)
+
+
+@pytest.mark.slow
+async def test_FAIL_7_without_a_handler_a_job_is_retried(lab: Lab) -> None:
+    if not await leave_without_handler(lab):
+        return
+    worker = lab.worker()
+    await worker.start()
+    await lab.fence(worker)
+    await lab.fence(worker)
+    worker.register("nobody", lab.troupe(worker).act)
+    await lab.until_ended(1, "nobody")
+    lab.check("attempts", tag="nobody", expected=[2])
+
+
+async def test_FAIL_8_bytes_that_do_not_decode_are_dead_letters(lab: Lab) -> None:
+    inject = lab.need_inject()
+    worker = lab.worker()
+    await lab.perform(worker, "before")
+    for body in FOREIGN:
+        await inject(lab.namespace, "default", body)
+    await lab.perform(worker, "after")
+    await worker.start()
+    letters = await lab.until_dead(worker, len(FOREIGN))
+    await lab.until_ended(1, "after")
+    await lab.fence(worker)
+    lab.check("each_once")
+    if lab.claims.dead_letters:
+        lab.equal("how many are dead", len(FOREIGN), len(await worker.dead_letters.list()))
+        lab.equal("their handlers", [None] * len(FOREIGN), [each.handler for each in letters])
+        lab.equal("their args", [None] * len(FOREIGN), [each.args for each in letters])
+        lab.equal("those without an error", 0, sum(not each.error for each in letters))
+
+
+async def test_FAIL_9_retry_waits_as_it_says(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=3)
+    act = lab.troupe(worker).act
+    worker.register("patient", act, backoff=offload.constant(timedelta(hours=1)))
+    worker.register("hasty", act, backoff=offload.constant(timedelta(0)))
+    await worker.start()
+    await lab.perform(worker, "sooner", handler="patient", do={"*": [["retry", 0.02]]})
+    await lab.perform(worker, "later", handler="hasty", do={"1": [["retry", 0.08]]})
+    await lab.until_started(3, "sooner")
+    await lab.until_ended(2, "later")
+    await lab.until_dead(worker, 1)
+    await lab.fence(worker)
+    lab.check("attempts", tag="sooner", expected=[1, 2, 3])
+    lab.check("wait_between", tag="sooner", attempt=1, least_ms=20)
+    lab.check("attempts", tag="later", expected=[1, 2])
+    lab.check("wait_between", tag="later", attempt=1, least_ms=80)
+
+
+async def test_FAIL_9_reject_ends_it_at_once(lab: Lab) -> None:
+    worker = lab.worker()
+    worker.register("hasty", lab.troupe(worker).act, backoff=offload.constant(timedelta(0)))
+    await worker.start()
+    do = {"*": [["reject", "no such user"]]}
+    job_id = await lab.perform(worker, "rejected", handler="hasty", do=do)
+    await lab.until_ended(1, "rejected")
+    letters = await lab.until_dead(worker, 1)
+    await lab.fence(worker)
+    lab.check("attempts", tag="rejected", expected=[1])
+    if lab.claims.dead_letters:
+        lab.equal("the dead letters", [job_id], [letter.id for letter in letters])
+        lab.equal("its attempts", 1, letters[0].attempts)
+        lab.check("contains", what="its error", part="no such user", actual=letters[0].error)

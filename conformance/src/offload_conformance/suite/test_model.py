@@ -1,0 +1,143 @@
+"""Random schedules against a reference model; a failing one is shrunk, and its history shown.
+
+The model: a job that fails k times of m allowed attempts runs min(k + 1, m) times, as attempts
+1, 2, …; a stop and start in between changes nothing of that, and nothing is early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from offload_conformance.history import History
+from offload_conformance.lab import Lab, Server
+from offload_conformance.plugin import history_key
+from offload_conformance.stage import Stage
+
+MAX_ATTEMPTS = 3
+
+PERFORM = st.fixed_dictionaries(
+    {
+        "step": st.just("perform"),
+        "delay": st.sampled_from([None, 0.0, 0.001, 0.02, 0.08]),
+        "failures": st.sampled_from([0, 0, 0, 1, 2, 5]),
+        "handler": st.sampled_from(["act", "act-plain"]),
+    }
+)
+RESTART = st.just({"step": "restart"})
+PLANS = st.lists(st.one_of(PERFORM, PERFORM, PERFORM, RESTART), min_size=1, max_size=12)
+
+model = settings(
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@settings(model, max_examples=8)
+@given(plan=PLANS)
+def test_PERF_2_random_schedules(
+    request: pytest.FixtureRequest,
+    offload_url: str,
+    offload_server: Server | None,
+    plan: list[dict[str, Any]],
+) -> None:
+    _play(request, offload_url, offload_server, lambda lab: _restarts(lab, plan))
+
+
+async def _restarts(lab: Lab, plan: list[dict[str, Any]]) -> None:
+    worker = lab.worker(max_attempts=MAX_ATTEMPTS)
+    await worker.start()
+    expected = 0
+    for number, step in enumerate(plan):
+        if step["step"] == "restart":
+            lab.history.add("restart")
+            await worker.stop()
+            await worker.start()
+            continue
+        runs = min(step["failures"] + 1, MAX_ATTEMPTS)
+        do = {str(n): [["raise", "as planned"]] for n in range(1, step["failures"] + 1)}
+        await lab.perform(
+            worker, f"job-{number}", do=do, delay=step["delay"], handler=step["handler"]
+        )
+        expected += runs
+    await lab.until_ended(expected)
+    await lab.fence(worker)
+    for number, step in enumerate(plan):
+        if step["step"] == "perform":
+            runs = min(step["failures"] + 1, MAX_ATTEMPTS)
+            lab.check("attempts", tag=f"job-{number}", expected=list(range(1, runs + 1)))
+    lab.check("never_early")
+
+
+@pytest.mark.slow
+@settings(model, max_examples=4)
+@given(plan=st.lists(st.one_of(PERFORM, st.just({"step": "kill"})), min_size=2, max_size=8))
+def test_DUR_1_random_schedules_with_kills(
+    request: pytest.FixtureRequest,
+    offload_url: str,
+    offload_server: Server | None,
+    plan: list[dict[str, Any]],
+) -> None:
+    _play(request, offload_url, offload_server, lambda lab: _kills(lab, plan))
+
+
+async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
+    if not lab.claims.durable:
+        lab.history.add("not_claimed", claim="durable")
+        pytest.skip("durable is not claimed")
+    performer = lab.worker(puppets=False)
+    for number, step in enumerate(plan):
+        if step["step"] == "perform":
+            do = {"1": [["raise", "as planned"]]} if step["failures"] else {}
+            await lab.perform(performer, f"job-{number}", do=do, delay=step["delay"])
+        else:
+            # Killed as soon as it has begun on anything; what it left is the next one's.
+            begun = lab.runs()
+            async with lab.process() as victim:
+                held = await lab.perform(performer, f"held-{number}", do={"1": [["gate", "never"]]})
+                await lab.stage.until("the victim to start", lambda: _started(lab, held, begun))
+                await victim.kill()
+    last = lab.worker(max_attempts=100)
+    await last.start()
+    ids = [job_id for e in lab.history.named("accepted") for job_id in e.what["ids"]]
+    await lab.stage.until("every job to end", lambda: set(ids) <= _returned(lab))
+    lab.check("each_ran")
+    lab.check("never_early")
+
+
+def _started(lab: Lab, job_id: str, begun: int) -> bool:
+    runs = lab.history.named("started")[begun:]
+    return any(event.what["id"] == job_id for event in runs)
+
+
+def _returned(lab: Lab) -> set[str]:
+    return {e.what["id"] for e in lab.history.named("ended") if e.what["how"] == "returned"}
+
+
+def _play(
+    request: pytest.FixtureRequest,
+    url: str,
+    server: Server | None,
+    scenario: Callable[[Lab], Awaitable[None]],
+) -> None:
+    """Each example has a stage and a history of its own; the test keeps that of the last."""
+    history = History()
+    request.node.stash[history_key] = history
+
+    async def main() -> None:
+        async with Stage(history) as stage:
+            lab = Lab(url, stage, server)
+            try:
+                await scenario(lab)
+            finally:
+                await lab.close()
+
+    asyncio.run(main())

@@ -1,0 +1,307 @@
+"""TIME: later, and never early.
+
+What a run tells of its due time (`current_job().due_ms`) proves to the millisecond what the
+clock at its start can't, since that is late by the time that everything takes. The due times
+that are asked for go by this host's clock: the backend's must agree with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any
+
+import pytest
+
+from offload import InvalidJobError, Job, UnsupportedError, Worker
+from offload_conformance.lab import Lab, now
+
+pytestmark = pytest.mark.asyncio
+
+SLACK_MS = 3.0
+"""How far a due time may be rounded up: the millisecond that has begun, and one of the delay's."""
+ABOUT_MS = 2000.0
+"""For rules that are about hours, and leave milliseconds to TIME-10."""
+
+Perform = Callable[[datetime], Awaitable[None]]
+
+
+async def ahead_of_time(perform: Perform) -> None:
+    """Perform jobs that are due from an instant on, all of them before it comes.
+
+    A slow backend or a busy host gets more time, and the jobs are performed again.
+    """
+    for seconds in (0.05, 0.2, 0.8, 3.2):
+        due = now() + timedelta(seconds=seconds)
+        await perform(due)
+        if now() < due:
+            return
+
+
+def milliseconds(number: float) -> timedelta:
+    """So many, of which there may be parts."""
+    return timedelta(milliseconds=number)
+
+
+async def test_TIME_1_never_early(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for number in (1, 2, 3, 7, 20, 55, 90, 130):
+        await lab.perform(worker, f"{number} ms", delay=number / 1000)
+        await lab.perform(worker, "at", at=now() + milliseconds(number))
+    await lab.until_started(16)
+    lab.check("never_early")
+    lab.check("each_once")
+
+
+async def test_TIME_1_not_by_a_part_of_a_millisecond(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for number in range(10, 30):
+        await lab.perform(worker, "in", delay=milliseconds(number + 0.999))
+        ahead = now() + milliseconds(number)
+        whole = ahead.microsecond // 1000 * 1000
+        await lab.perform(worker, "at", at=ahead.replace(microsecond=whole + 999))
+    await lab.until_started(40)
+    lab.check("never_early")
+    lab.check("due_as_asked")
+
+
+async def test_TIME_1_not_when_performed_before_the_start(lab: Lab) -> None:
+    worker = lab.worker()
+    await lab.perform(worker, "in", delay=0.06)
+    await lab.perform(worker, "at", at=now() + milliseconds(60))
+    await lab.perform(worker, "in an hour", delay=3600)
+    await lab.perform(worker, "in a day", delay=86_400)
+    await worker.start()
+    await lab.fence(worker)
+    await lab.until_started(3)
+    lab.check("never_early")
+    lab.check("never_ran", tag="in an hour")
+    lab.check("never_ran", tag="in a day")
+
+
+async def test_TIME_2_hardly_late_when_idle(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for number in range(30, 170, 14):
+        await lab.perform(worker, "later", delay=number / 1000)
+    await lab.until_started(10)
+    lab.check("late_at_most", limit_ms=lab.limits.lateness / timedelta(milliseconds=1))
+
+
+async def test_TIME_3_at_once_what_is_due_already(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    # One after the other: a moment in which the host is busy makes no more than one late.
+    for delay in (0, 0.0, -0.0, -5.5, timedelta(0), timedelta(days=-4000), timedelta.min):
+        await lab.perform(worker, "due", delay=delay)
+        await lab.until_started(len(lab.history.named("accepted")))
+    for at in (
+        *(now(), now() - milliseconds(1), datetime(1969, 7, 20, 20, 17, tzinfo=UTC)),
+        datetime.min.replace(tzinfo=UTC),
+        datetime(2020, 10, 25, 2, 30, tzinfo=timezone(timedelta(hours=14))),
+    ):
+        await lab.perform(worker, "due", at=at)
+        await lab.until_started(len(lab.history.named("accepted")))
+    lab.check("each_once")
+    lateness_ms = lab.limits.lateness / timedelta(milliseconds=1)
+    lab.check("began_within", tag="due", limit_ms=lateness_ms)
+
+
+class Nowhere(tzinfo):
+    """A zone that doesn't know its offset: a datetime in it has none."""
+
+    def utcoffset(self, when: datetime | None) -> None:
+        return None
+
+    def dst(self, when: datetime | None) -> None:
+        return None
+
+    def tzname(self, when: datetime | None) -> None:
+        return None
+
+
+async def test_TIME_4_no_time_at_all(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    job = Job("act", {"tag": "never"})
+    delays: list[Any] = [math.nan, math.inf, -math.inf, "5", None, [1], b"1", now()]
+    whens: list[Any] = [
+        *(datetime(2030, 1, 1), datetime(2020, 1, 1)),  # noqa: DTZ001  (that is what is tested)
+        datetime(2020, 1, 1, tzinfo=Nowhere()),
+        *("2030-01-01T00:00:00Z", None),
+    ]
+    calls = {f"perform_in {delay!r}": worker.perform_in(job, delay) for delay in delays}
+    calls |= {f"perform_at {when!r}": worker.perform_at(job, when) for when in whens}
+    for name, call in calls.items():
+        await lab.refused(InvalidJobError, name, call)
+        lab.check("raised", call=name, error="ValueError")
+    await lab.fence(worker)
+    lab.check("each_once")
+
+
+async def test_TIME_5_in_is_at_now_and_the_delay(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for delay in (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700)):
+        await lab.perform(worker, "in", delay=delay)
+    await lab.perform(worker, "at", at=now() + milliseconds(40))
+    for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1), 86_400):
+        await lab.perform(worker, "far", delay=delay)
+    await lab.perform(worker, "far", at=now() + timedelta(days=1))
+    await lab.until_started(5)
+    await lab.fence(worker)
+    lab.check("never_early")
+    lab.check("due_as_asked", slack_ms=ABOUT_MS)
+    lab.check("never_ran", tag="far")
+
+
+async def test_TIME_6_the_longest_delay_passes_and_more_does_not(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    job, longest = Job("act", {"tag": "too far"}), lab.limits.max_delay
+    calls = {
+        "perform_in 1e300": worker.perform_in(job, 1e300),
+        "perform_in timedelta.max": worker.perform_in(job, timedelta.max),
+        "perform_in max_delay + 1 ms": worker.perform_in(job, longest + milliseconds(1)),
+        "perform_at datetime.max": worker.perform_at(job, datetime.max.replace(tzinfo=UTC)),
+        # By then a little of it has passed: a second more is more for sure.
+        "perform_at now + max_delay + 10 s": worker.perform_at(
+            job, now() + longest + timedelta(seconds=10)
+        ),
+    }
+    for name, call in calls.items():
+        await lab.refused(UnsupportedError, name, call)
+    await lab.perform(worker, "farthest", delay=longest)
+    await lab.perform(worker, "farthest", delay=longest.total_seconds())
+    await lab.perform(worker, "farthest", at=now() + longest)
+    await lab.fence(worker)
+    lab.check("never_ran", tag="farthest")
+    lab.check("never_ran", tag="too far")
+    await check_scheduled(lab, worker, 3)
+
+
+async def check_scheduled(lab: Lab, worker: Worker, expected: int) -> None:
+    """So many jobs are scheduled, if the adapter can count."""
+    try:
+        counts = await worker.counts()
+    except UnsupportedError:
+        return
+    actual = sum(queue.scheduled for queue in counts.values())
+    lab.equal("the scheduled jobs", expected, actual)
+
+
+async def test_TIME_7_due_order(lab: Lab) -> None:
+    worker = lab.worker(concurrency=1)
+    tags: list[str] = []
+
+    async def perform(due: datetime) -> None:
+        tags[:] = [f"{word} of {due:%S.%f}" for word in ("first", "second", "third")]
+        for place in (2, 0, 1):
+            await lab.perform(worker, tags[place], at=due + place * milliseconds(30))
+
+    await lab.perform(worker, "an hour", delay=3600)
+    await ahead_of_time(perform)
+    await worker.start()
+    await lab.until_started(1, tags[2])
+    lab.check("in_order", tags=tags)
+    lab.check("never_ran", tag="an hour")
+
+
+async def test_TIME_7_a_sooner_one_than_the_one_waited_for(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for tag, delay in (("a day", 86_400), ("an hour", 3600)):
+        await lab.perform(worker, tag, delay=delay)
+        await lab.fence(worker)  # the worker has seen it, and waits for it
+    await lab.perform(worker, "soon", delay=0.02)
+    await lab.until_started(1, "soon")
+    lab.check("never_early")
+    lab.check("began_within", tag="soon", limit_ms=2000)
+
+
+class ChangeOfClocks(tzinfo):
+    """A zone whose clocks go back by an hour at an instant: the hour before it comes twice."""
+
+    def __init__(self, change: datetime) -> None:
+        self._change = change.astimezone(UTC).replace(tzinfo=None)
+
+    def utcoffset(self, when: datetime | None) -> timedelta:
+        if when is None:
+            return timedelta(hours=1)
+        local = when.replace(tzinfo=None)
+        begins, ends = self._change + timedelta(hours=1), self._change + timedelta(hours=2)
+        is_summer = local < begins or (local < ends and not when.fold)
+        return timedelta(hours=2 if is_summer else 1)
+
+    def dst(self, when: datetime | None) -> timedelta:
+        return self.utcoffset(when) - timedelta(hours=1)
+
+    def tzname(self, when: datetime | None) -> str:
+        return "summer" if self.dst(when) else "winter"
+
+    def fromutc(self, when: datetime) -> datetime:
+        utc = when.replace(tzinfo=None)
+        is_summer = utc < self._change
+        is_second = self._change <= utc < self._change + timedelta(hours=1)
+        local = when + timedelta(hours=2 if is_summer else 1)
+        return local.replace(fold=int(is_second))
+
+
+async def test_TIME_8_the_same_instant_in_every_zone(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    due = now() + milliseconds(60)
+    offsets = (0, 14 * 60, -12 * 60, 5 * 60 + 45, -3 * 60 - 30)
+    zones: list[tzinfo] = [timezone(timedelta(minutes=minutes)) for minutes in offsets]
+    zones += [timezone(timedelta(minutes=53, seconds=28)), ChangeOfClocks(now())]
+    for zone in zones:
+        await lab.perform(worker, "here", at=due.astimezone(zone))
+    await lab.until_started(len(zones))
+    lab.check("never_early")
+    lab.check("due_as_asked", slack_ms=ABOUT_MS)
+
+
+async def test_TIME_8_both_folds_of_a_change_of_clocks(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    change = now() + milliseconds(60)
+    zone = ChangeOfClocks(change)
+    for number in (-30, -15, 15, 30):
+        await lab.perform(worker, "near", at=(change + milliseconds(number)).astimezone(zone))
+    # The wall clock of the first, in the other fold: an hour later.
+    again = (change - milliseconds(30)).astimezone(zone).replace(fold=1)
+    await lab.perform(worker, "an hour later", at=again)
+    await lab.until_started(4, "near")
+    await lab.fence(worker)
+    lab.check("never_early")
+    lab.check("never_ran", tag="an hour later")
+
+
+async def test_TIME_9_a_thousand_at_one_instant(lab: Lab) -> None:
+    worker = lab.worker(concurrency=100)
+    tags: list[str] = []
+
+    async def perform(due: datetime) -> None:
+        tags.append(f"of {due:%S.%f}")
+        await lab.perform_all(worker, tags[-1], 1000, at=due)
+
+    await ahead_of_time(perform)
+    await worker.start()
+    await lab.until_ended(1000 * len(tags))
+    lab.check("each_once")
+    lab.check("never_early")
+
+
+async def test_TIME_10_to_the_millisecond(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    for number in (1, 2, 3, 14, 15, 33, 38, 51, 57, 76.2, 76.9):
+        await lab.perform(worker, "in", delay=number / 1000)
+        await lab.perform(worker, "in", delay=milliseconds(number))
+        await lab.perform(worker, "at", at=now() + milliseconds(number))
+    await lab.until_started(33)
+    lab.check("never_early")
+    lab.check("due_as_asked", slack_ms=SLACK_MS)
