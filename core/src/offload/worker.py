@@ -42,7 +42,7 @@ class StopReport:
     finished: int = 0
     """Jobs that ended, in success or failure, between `stop` and its return."""
     returned: tuple[str, ...] = ()
-    """Ids of jobs handed back unfinished to a durable backend: they run again."""
+    """Ids of jobs that were cut short, and handed back to a durable backend: they run again."""
     lost: tuple[str, ...] = ()
     """Ids of jobs that only this process remembers: they run if this worker starts again."""
 

@@ -88,8 +88,19 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing, with the right to write from its beginning."""
+        with self._between("BEGIN IMMEDIATE"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Read everything as it is at one moment."""
+        with self._between("BEGIN"):
+            yield
+
+    @contextmanager
+    def _between(self, begin: str) -> Iterator[None]:
         connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(begin)
         try:
             yield
             connection.execute("COMMIT")

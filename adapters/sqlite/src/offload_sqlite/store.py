@@ -176,7 +176,8 @@ class Store:
             "dead": f"FROM {database.dead}",
         }
         found: dict[str, dict[str, int]] = {}
-        with database.errors():
+        # One transaction, so that a job that moves meanwhile is counted once.
+        with database.errors(), database.snapshot():
             for state, source in queries.items():
                 rows = database.connection.execute(
                     f"SELECT queue, count(*) {source} GROUP BY queue"

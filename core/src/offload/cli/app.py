@@ -64,7 +64,7 @@ class Commands(click.Group):
 
 
 def _stand_in(name: str, why: str) -> click.Command:
-    """For a command that can't be loaded: it fails, and nothing else does, least of all the help."""
+    """For a command that can't be loaded: it fails, and the help and the others don't."""
 
     def fail() -> None:
         raise click.ClickException(f"command {name!r} {why}")

@@ -268,10 +268,14 @@ class Dispatcher:
         elif run.interruption is Interruption.LEASE_LOST:
             self._observers.tell("job_returned", job=run.context)
         elif run.interruption or (self._stopping and isinstance(error, WorkerStoppedError)):
-            self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
+            self._return(run)
         else:
             self._finished_jobs += 1
             self._fail(run.delivery, run.handler, run.context, error)
+
+    def _return(self, run: Run) -> None:
+        self._returned.append(run.context.id)
+        self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
 
     def _free_slot(self) -> None:
         self._busy_slots -= 1
@@ -318,8 +322,6 @@ class Dispatcher:
             log.error("job %s (%s) is a dead letter: %s", context.id, context.handler, error)
             self._observers.tell("job_dead", job=context, error=error)
         else:
-            if self._stopping:
-                self._returned.append(context.id)
             self._observers.tell("job_returned", job=context)
 
     # -- leases --------------------------------------------------------------
@@ -359,7 +361,7 @@ class Dispatcher:
             grace: seconds for running handlers to end.
             deadline: the loop's time at which this must be over, whatever the backend does.
 
-        Returns how many jobs finished, and the ids of those that went back.
+        Returns how many jobs finished, and the ids of those that were cut short.
         """
         grace_ends = self._loop.time() + grace
         finished_before = self._finished_jobs
@@ -378,13 +380,13 @@ class Dispatcher:
             log.warning(
                 "handler %s of job %s ignores its cancellation", run.context.handler, run.context.id
             )
-            self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
+            self._return(run)
         await self._wait_until(lambda: self._settler.unsettled == 0, deadline)
         for delivery in self._settler.deliveries():
             log.warning("job %s is not settled; it runs again when its lease ends", delivery.id)
             self._returned.append(delivery.id)
         await self._close()
-        return self._finished_jobs - finished_before, self._returned
+        return self._finished_jobs - finished_before, list(dict.fromkeys(self._returned))
 
     async def _wait_until(self, done: Callable[[], bool], deadline: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -39,6 +39,8 @@ from offload.worker import DeadLetters, QueueCounts, State, StopReport, Worker
 
 log = logging.getLogger("offload")
 
+LOST_IN_A_LINE = 50
+"""How many ids of lost jobs the log names in one line: a backlog can be long."""
 CLOSE_SECONDS = 0.9
 """How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
 
@@ -130,8 +132,9 @@ class DriverWorker(Worker):
             report = StopReport(finished, tuple(returned))
         else:
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
-        for job_id in report.lost:
-            log.warning("job %s is lost unless this worker starts again", job_id)
+        for begin in range(0, len(report.lost), LOST_IN_A_LINE):
+            ids = report.lost[begin : begin + LOST_IN_A_LINE]
+            log.warning("lost unless this worker starts again: %s", ", ".join(ids))
         log.info(
             "worker stopped: %d finished, %d returned, %d lost",
             report.finished,

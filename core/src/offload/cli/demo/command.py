@@ -122,4 +122,4 @@ def _tell_rest(ledger: Ledger, *, durable: bool) -> None:
 
 def _concerns_all(record: logging.LogRecord) -> bool:
     """Whether a log line is about more than one job: those the demo sums up itself."""
-    return not str(record.msg).startswith("job %s")
+    return not str(record.msg).startswith(("job %s", "lost unless"))
