@@ -13,6 +13,8 @@ import pytest
 
 from offload import InvalidJobError, Job, UnsupportedError
 
+EAST, WEST = timezone(timedelta(hours=1)), timezone(timedelta(hours=-1))
+
 
 async def test_time_1_never_early_and_time_7_in_due_order(connect, url, recorder):
     worker = connect(url)
@@ -40,7 +42,9 @@ async def test_time_3_past_and_zero_run_at_once(connect, url, recorder):
     await worker.perform_in(Job("note"), timedelta.min)
     await worker.perform_at(Job("note"), datetime(1969, 1, 1, tzinfo=UTC))
     await worker.perform_at(Job("note"), datetime.min.replace(tzinfo=UTC))
-    await recorder.until_started(6)
+    await worker.perform_at(Job("note"), datetime.min.replace(tzinfo=EAST))
+    await worker.perform_in(Job("note"), -(10**400))
+    await recorder.until_started(8)
     assert all(counts.scheduled == 0 for counts in (await worker.counts()).values())
 
 
@@ -85,6 +89,8 @@ async def test_time_6_the_longest_delay_passes_and_more_does_not(connect, url):
         worker.perform_in(Job("note"), limit + timedelta(milliseconds=1)),
         worker.perform_in(Job("note"), 1e300),
         worker.perform_in(Job("note"), timedelta.max),
+        worker.perform_in(Job("note"), 10**400),
+        worker.perform_at(Job("note"), datetime.max.replace(tzinfo=WEST)),
         worker.perform_at(Job("note"), datetime.max.replace(tzinfo=UTC)),
         worker.perform_at(Job("note"), datetime.now(UTC) + limit + timedelta(seconds=1)),
     ):

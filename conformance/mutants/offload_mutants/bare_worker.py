@@ -238,10 +238,10 @@ class BareWorker(Worker):
                     await handler(args)
                 else:
                     await _in_a_thread(handler, args)
-            if deadline.expired():
-                raise TimeoutError
         except BaseException as raised:
             error = raised
+        if deadline.expired() and error is None:
+            error = TimeoutError("it swallowed its cancellation")
         task = asyncio.current_task()
         if task not in self._running:
             return

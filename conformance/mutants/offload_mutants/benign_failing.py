@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ import msgspec
 import offload_simple
 import offload_sqlite
 from offload import Delivery, Fetched, Settlement, UnsupportedError, Verdict
-from offload_mutants.drivers import Settles, SettlesSqlite
+from offload_mutants.drivers import Settles, SettlesSqlite, fetches
 from offload_mutants.registry import benign
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
+from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
 
@@ -102,6 +104,34 @@ class NoticesADeathLate(SqliteDriver):
                 sessions._next_reaping = time.monotonic() + 3
 
         sessions.reap_now_and_then = reap_seldom  # type: ignore[method-assign]
+
+
+@benign(claims=replace(SIMPLE, fifo=False))
+class StartsInAnyOrder(SimpleDriver):
+    """Claims no order, and has none."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        subscription = await super().subscribe(queues)
+        fetch = subscription.fetch
+
+        async def fetch_any(limit: int) -> Fetched:
+            for ready in self._memory.ready.values():
+                random.shuffle(ready)
+            return await fetch(limit)
+
+        subscription.fetch = fetch_any  # type: ignore[method-assign]
+        return subscription
+
+
+@benign(base="sqlite", claims=replace(SQLITE, fifo=False))
+class LeasesInAnyOrder(SqliteDriver):
+    """The same, on SQLite."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        def shuffled(deliveries: Sequence[Delivery]) -> list[Delivery]:
+            return random.sample(list(deliveries), len(deliveries))
+
+        return fetches(await super().subscribe(queues), shuffled)
 
 
 @benign(base="sqlite")

@@ -7,11 +7,21 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import msgspec
 
 import offload_simple
-from offload import Delivery, Entry, Fetched, Job, QueueCounts, Settlement, UnsupportedError
+from offload import (
+    Delivery,
+    Entry,
+    Fetched,
+    Job,
+    QueueCounts,
+    Settlement,
+    StoredDeadLetter,
+    UnsupportedError,
+)
 from offload.config import Config
 from offload_mutants.registry import benign
 from offload_mutants.wrapper import Wrapper
@@ -198,21 +208,31 @@ class HearsNoBell(SqliteDriver):
         return right
 
 
-@benign(base="sqlite")
-class StoresOtherBytes(SqliteDriver):
-    """Writes what it stores backwards, and reads it so."""
-
-    async def enqueue(self, entries: Sequence[Entry]) -> None:
-        await super().enqueue([msgspec.structs.replace(e, body=e.body[::-1]) for e in entries])
-
-    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
-        right = await super().subscribe(queues)
-        right.__class__ = _Backwards
-        return right
-
-
-class _Backwards(SqliteSubscription):
+class _Backwards(SimpleSubscription):
     async def fetch(self, limit: int) -> Fetched:
         fetched = await super().fetch(limit)
-        turned = [msgspec.structs.replace(d, body=d.body[::-1]) for d in fetched.deliveries]
-        return Fetched(turned, fetched.next_due_ms)
+        return Fetched([_turned(d) for d in fetched.deliveries], fetched.next_due_ms)
+
+
+T = TypeVar("T", Entry, Delivery, StoredDeadLetter)
+
+
+def _turned(stored: T) -> T:
+    return msgspec.structs.replace(stored, body=stored.body[::-1])
+
+
+@benign()
+class StoresOtherBytes(Consuming):
+    """Writes what it stores backwards, and reads it so."""
+
+    kind = _Backwards
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue([_turned(entry) for entry in entries])
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        return [_turned(letter) for letter in await super().list_dead(limit, after)]
+
+    async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
+        letter = await super().show_dead(job_id)
+        return letter and _turned(letter)

@@ -24,11 +24,11 @@ from offload_sqlite.subscription import SqliteSubscription
 
 def with_slots(config: Config, change: int) -> Config:
     """The config with so many more slots."""
-    values = {**config._values, CONCURRENCY.name: config[CONCURRENCY] + change}  # noqa: SLF001
+    values = {**config._values, CONCURRENCY.name: config[CONCURRENCY] + change}
     return replace(config, _values=values)
 
 
-@mutant("CONC-1")
+@mutant("CONC-1", "LIFE-6")
 class OneTooMany(Wrapper):
     """Off by one: asks whether there is room after it has taken the job."""
 
@@ -37,7 +37,7 @@ class OneTooMany(Wrapper):
         self.inner = right_worker(with_slots(config, 1 if config[CONCURRENCY] > 1 else 0))
 
 
-@mutant("CONC-2")
+@mutant("CONC-2", "LIFE-6")
 class OneTooFew(Wrapper):
     """Off by one: its own loop takes one of the slots."""
 
@@ -149,7 +149,7 @@ class LosesASlotForEachFailure(OfTheWorker):
         free.release()
 
 
-@mutant("CONC-2", "CONC-3", "LIFE-7", "LIFE-13")
+@mutant("CONC-2", "CONC-3", "LIFE-6", "LIFE-7", "LIFE-13")
 class OneAtATime(OfTheWorker):
     """A lock around the handler, left from a search for something else."""
 

@@ -20,7 +20,7 @@ from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
 
 
-@mutant("DIST-1", "DIST-3", base="sqlite")
+@mutant("DIST-1", "DIST-3", "PERF-1", base="sqlite")
 class LooksBeforeItLocks(SqliteDriver):
     """Reads what waits, and then marks it as taken, whoever was faster."""
 
@@ -68,7 +68,11 @@ class RefusesHandlersOfOthers(Wrapper):
         self._names.add(name)
 
     async def perform(self, job: Job) -> str:
-        named = isinstance(job, Job) and NAME_PATTERN.fullmatch(str(job.handler))
+        named = (
+            isinstance(job, Job)
+            and isinstance(job.handler, str)
+            and NAME_PATTERN.fullmatch(job.handler)
+        )
         if named and job.handler not in self._names:
             raise UnknownHandlerError(f"handler {job.handler!r} is not registered")
         return await super().perform(job)

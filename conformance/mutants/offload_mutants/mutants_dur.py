@@ -57,8 +57,8 @@ class KeepsScheduledJobsInMemory(Timers):
     """Has a timer of its process write what is due later."""
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        later = [entry for entry in entries if entry.delay_ms > 300]
-        await super().enqueue([entry for entry in entries if entry.delay_ms <= 300])
+        later = [entry for entry in entries if 300 < entry.delay_ms < 60_000]
+        await super().enqueue([entry for entry in entries if entry not in later])
         for entry in later:
             self.remember(entry, 0)
 

@@ -81,7 +81,7 @@ class IsNewAgainAfterStop(Wrapper):
         return State.NEW if state is State.STOPPED else state
 
 
-@mutant("LIFE-2", "LIFE-12")
+@mutant("LIFE-2", "LIFE-12", "ARGS-2")
 class StartsInTheBackground(Wrapper):
     """Makes its consumer a task, and doesn't wait until that has subscribed."""
 

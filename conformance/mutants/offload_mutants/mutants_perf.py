@@ -27,12 +27,10 @@ from offload.validation import check_job
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
-from offload_simple.memory import Memory
-from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 
 
-@mutant("PERF-1", base="sqlite")
+@mutant("PERF-1", "DUR-1", base="sqlite")
 class StoresAfterItHasReturned(SqliteDriver):
     """Collects what is performed within 30 ms into one transaction, and doesn't let them wait."""
 
@@ -41,6 +39,9 @@ class StoresAfterItHasReturned(SqliteDriver):
         self._storing: set[asyncio.Task[None]] = set()
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if any(entry.delay_ms or entry.at_ms for entry in entries):
+            await super().enqueue(entries)
+            return
         task = asyncio.create_task(self._store_soon(entries))
         self._storing.add(task)
         task.add_done_callback(self._storing.discard)
@@ -72,7 +73,7 @@ class CountsItsJobs(DriverWorker):
         )
 
 
-@mutant("PERF-1", "DIST-1", "DIST-2", base="sqlite")
+@mutant("PERF-1", "QUE-2", "DUR-1", "DIST-1", "DIST-2", "DIST-5", base="sqlite")
 class TwoWorkersGiveTheSameIds(CountsItsJobs):
     """Counts the jobs of each worker, as if there were no other."""
 
@@ -145,7 +146,7 @@ class RunsInlineWhatAHandlerPerforms(KnowsItsHandlers):
         return await self.run_here(job)
 
 
-@mutant("PERF-3", "PERF-5")
+@mutant("PERF-3", "PERF-5", "QUE-1")
 class RunsInlineBeforeStart(KnowsItsHandlers):
     """Is eager: as long as no worker was started, it runs the job itself."""
 
@@ -156,7 +157,7 @@ class RunsInlineBeforeStart(KnowsItsHandlers):
         return await super().perform(job)
 
 
-@mutant("PERF-4")
+@mutant("PERF-4", "ARGS-4")
 class TakesNoArgsForEmptyOnes(Wrapper):
     """Says `job.args or {}`."""
 
@@ -166,7 +167,7 @@ class TakesNoArgsForEmptyOnes(Wrapper):
         return await super().perform(job)
 
 
-@mutant("PERF-4")
+@mutant("PERF-4", "ARGS-4")
 class StoresBeforeItChecks(Wrapper):
     """Validates the args where they are read back."""
 
@@ -179,17 +180,16 @@ class StoresBeforeItChecks(Wrapper):
             raise
 
 
-@mutant("PERF-5", "PERF-3")
-class BeginsWithAnEmptyQueue(SimpleDriver):
-    """Makes its queue when it first consumes."""
+@mutant("PERF-5")
+class ForgetsABatchFromBeforeStart(SimpleDriver):
+    """Keeps a batch until a consumer is there, and then doesn't send it."""
 
-    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
-        if self._subscription is None:
-            self._memory = Memory()
-        return await super().subscribe(queues)
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if self._subscription is not None or len(entries) == 1:
+            await super().enqueue(entries)
 
 
-@mutant("PERF-6")
+@mutant("PERF-6", "FAIL-7")
 class SwallowsWhatNobodyHandles(Wrapper):
     """Takes any job, and drops those that it has no handler for."""
 
@@ -244,7 +244,8 @@ class RunsOutOfConnections(Wrapper):
             raise BackendUnavailableError("no connection is free")
         self._free -= 1
         try:
+            answer = await super().perform(job)
             await asyncio.sleep(0)
-            return await super().perform(job)
+            return answer
         finally:
             self._free += 1

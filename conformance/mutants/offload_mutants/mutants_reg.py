@@ -121,7 +121,7 @@ class KnowsOnlyTheHandlersOfItsStart(Wrapper):
         return report
 
 
-@mutant("REG-5", "LIFE-6", "LIFE-7", "LIFE-11", "PERF-7")
+@mutant("REG-5", "LIFE-6", "LIFE-7", "LIFE-11", "PERF-7", "CONC-2", "CONC-3")
 class RunsDefHandlersOnTheLoop(Wrapper):
     """Calls every handler, and awaits what comes back if it can be awaited."""
 
@@ -134,7 +134,7 @@ class RunsDefHandlersOnTheLoop(Wrapper):
         super().register(name, call_it if callable(handler) else handler, **options)
 
 
-@mutant("REG-5")
+@mutant("REG-5", "CONC-2")
 class OneThreadForAllDefHandlers(Wrapper):
     """Takes care that no two `def` handlers run at once."""
 

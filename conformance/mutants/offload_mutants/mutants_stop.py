@@ -99,7 +99,7 @@ class StopBeforeStartFails(Wrapper):
         return await super().stop()
 
 
-@mutant("LIFE-9")
+@mutant("LIFE-9", "PERF-2")
 class ForgetsTheScheduledAtStop(SimpleDriver):
     """Cancels its timers when it closes."""
 
@@ -129,38 +129,34 @@ class ForgetsLateHandlersAtStop(HasATable):
         return report
 
 
-@mutant("LIFE-10", "PERF-3", "PERF-5")
-class ConnectsOnceMoreAtStart(SimpleDriver):
-    """Connects when it first performs, and again when it starts; closes the last one."""
+@mutant("LIFE-10")
+class StopLeavesThePerformersConnection(SimpleDriver):
+    """Connects to perform, and lets its consumer take that over; stopped without, it stays."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self._file = -1
+        self._file: int | None = None
 
     async def enqueue(self, entries: Sequence[Any]) -> None:
-        if self._file < 0:
+        if self._file is None and self._subscription is None:
             self._file = os.open(os.devnull, os.O_RDONLY)
         await super().enqueue(entries)
 
     async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
-        self._file = os.open(os.devnull, os.O_RDONLY)
-        return await super().subscribe(queues)
-
-    async def close(self) -> Sequence[str]:
-        if self._file >= 0:
+        if self._file is not None:
             os.close(self._file)
-            self._file = -1
-        return await super().close()
+            self._file = None
+        return await super().subscribe(queues)
 
 
 @mutant("LIFE-10")
 class LeavesATaskForAnHour(SimpleDriver):
-    """Waits in a task for what is due in an hour, whatever happens until then."""
+    """Waits in a task for what is due later today, whatever happens until then."""
 
     async def enqueue(self, entries: Sequence[Any]) -> None:
         await super().enqueue(entries)
         for entry in entries:
-            if entry.delay_ms == 3_600_000:
+            if 3_600_000 < entry.delay_ms < 86_400_000:
                 self._alarm = asyncio.create_task(asyncio.sleep(entry.delay_ms / 1000))
 
 
@@ -246,7 +242,7 @@ class LosesInSilence(Wrapper):
 
     @staticmethod
     def _is_no_loss(record: logging.LogRecord) -> bool:
-        return "is lost" not in record.getMessage()
+        return "lost unless" not in record.getMessage()
 
 
 @mutant("LIFE-13")

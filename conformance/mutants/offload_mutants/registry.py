@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import offload_simple
 import offload_sqlite
-
 from offload import Adapter, Claims, Driver, Limits, Worker
 from offload.config import Config
 

@@ -28,7 +28,7 @@ COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim
 )
 @click.option("--quick", is_flag=True, help="Leave out what takes long; certifies nothing.")
 @click.option("--rule", "rules", multiple=True, help="Test this rule only; repeatable.")
-def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:  # noqa: FBT001
+def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     """Prove, rule by rule, that the adapter behind URL keeps the contract.
 
     Writes the certificate, one JSON file, and exits with 0 only when every claimed rule passed.

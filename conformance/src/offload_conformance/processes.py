@@ -95,6 +95,7 @@ def main(url: str, stage_address: str, name: str) -> None:
     """Run a worker with puppets until it is ended."""
     worker = offload.connect(url)
     troupe = Troupe(stage_address, worker, name)
+    troupe.may_be_killed = True
     worker.register("act", troupe.act)
     worker.register("act-plain", troupe.act_plain)
     worker.register("tally", troupe.tally)

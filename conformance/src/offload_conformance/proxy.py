@@ -22,6 +22,7 @@ class FaultProxy:
         self._history = history
         self._backend = (host, port)
         self._links: set[_Link] = set()
+        self._accepting: set[asyncio.Task[None]] = set()
         self._refusing = False
         self.black_hole = False
         self.latency = 0.0
@@ -29,7 +30,7 @@ class FaultProxy:
         """Cut a connection when so many more bytes have come from the worker."""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._greet, "127.0.0.1", 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -37,6 +38,8 @@ class FaultProxy:
         self._server.close()
         for link in list(self._links):
             link.reset()
+        if self._accepting:  # nothing of ours may be taken for a leak of the worker's
+            await asyncio.wait(self._accepting)
 
     @property
     def connections(self) -> int:
@@ -89,6 +92,11 @@ class FaultProxy:
         self._history.add("fault", kind=kind)
         if connections:
             self.struck(kind, connections)
+
+    def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepting = asyncio.create_task(self._accept(reader, writer))
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refusing:

@@ -44,6 +44,7 @@ class Troupe:
         self._address = (host, int(port))
         self._worker = worker
         self._name = self.name = name
+        self.may_be_killed = False
         self._tally: list[str] = []
         self._lock = threading.Lock()
         self._socket = socket.create_connection(self._address)
@@ -90,7 +91,7 @@ class Troupe:
         try:
             for step in _steps(args, job.attempt):
                 if step[0] == "gate":
-                    # In a worker that runs it on the loop, nobody could open the gate.
+                    _refuse_on_a_loop()
                     with socket.create_connection(self._address, DEADLINE) as waiting:
                         waiting.sendall(json.dumps({"gate": step[1]}).encode() + b"\n")
                         waiting.recv(3)
@@ -166,6 +167,8 @@ class Troupe:
             case ["reject", reason]:
                 raise offload.Reject(reason)
             case ["kill"]:
+                if not self.may_be_killed:
+                    raise AssertionError("a job that kills its process came to that of the kit")
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["block", seconds]:
                 time.sleep(seconds)
@@ -196,6 +199,15 @@ def _spell(value: object) -> str:
     if value is None or type(value) in (str, int, float, bool):
         return ascii(value)
     return f"<{type(value).__qualname__} {value!a}>"
+
+
+def _refuse_on_a_loop() -> None:
+    """Raise, where a `def` handler would hold up an event loop: nobody could open its gate."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise AssertionError("a def handler was called on an event loop")
 
 
 def _job_of(tag: str, do: dict[str, list[list[Any]]] | None = None) -> offload.Job:

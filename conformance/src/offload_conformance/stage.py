@@ -14,6 +14,10 @@ DEADLINE = 15.0
 """Seconds after which something that had to happen has not."""
 
 
+LONGEST = 64 << 20
+"""Bytes of the longest report: the args of a job may be in it."""
+
+
 class TooLateError(AssertionError):
     """Something that had to happen did not, within the deadline."""
 
@@ -30,7 +34,7 @@ class Stage:
         self._waiting: defaultdict[str, list[asyncio.StreamWriter]] = defaultdict(list)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=LONGEST)
         host, port = self._server.sockets[0].getsockname()[:2]
         self.address = f"{host}:{port}"
         return self

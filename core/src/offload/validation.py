@@ -79,7 +79,7 @@ def read_delay(delay: Any, limits: Limits) -> int:
         wait = delay
     elif isinstance(delay, bool) or not isinstance(delay, int | float):
         raise InvalidJobError(f"delay: must be a timedelta or seconds, not {type(delay).__name__}")
-    elif not math.isfinite(delay):
+    elif isinstance(delay, float) and not math.isfinite(delay):
         raise InvalidJobError(f"delay: must be finite, not {delay}")
     else:
         try:
@@ -100,8 +100,9 @@ def read_instant(when: Any, limits: Limits) -> int:
         raise InvalidJobError(f"when: must be a datetime, not {type(when).__name__}")
     if when.utcoffset() is None:
         raise InvalidJobError("when: must have a zone, for example tzinfo=UTC")
-    # By way of UTC, so that both folds of a DST change are told apart (TIME-8).
-    since_epoch = when.astimezone(UTC) - _EPOCH
+    # The zones differ, so Python goes by way of UTC: both folds of a DST change are told apart
+    # (TIME-8), and the ends of the calendar don't overflow.
+    since_epoch = when - _EPOCH
     _check_reach(since_epoch - timedelta(seconds=time.time()), limits)
     return -(-since_epoch // _MILLISECOND)
 

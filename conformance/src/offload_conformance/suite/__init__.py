@@ -19,4 +19,4 @@ for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
             # The mark of its module wouldn't come along.
             is_async = inspect.iscoroutinefunction(_test)
             globals()[_name] = pytest.mark.asyncio(_test) if is_async else _test
-            __all__ += [_name]  # noqa: PLE0604
+            __all__ += [_name]

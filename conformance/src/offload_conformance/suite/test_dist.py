@@ -116,6 +116,7 @@ async def test_DIST_5_namespaces_do_not_see_each_other(lab: Lab) -> None:
         await lab.perform(worker, f"later {each}", delay=0.02)
         await lab.perform(worker, f"dead {each}", do={"*": [["reject", each]]})
     for each, worker in workers.items():
+        await lab.until_ended(1, each)
         await lab.until_ended(1, f"later {each}")
         letters = await lab.until_dead(worker, 1)
         if lab.claims.dead_letters:
@@ -137,5 +138,6 @@ async def test_DIST_5_namespaces_are_told_apart_by_case(lab: Lab) -> None:
     await lab.fence(small)
     lab.check("never_ran", tag="large")
     await large.start()
-    await lab.until_ended(1, "large")
+    for tag in ("small", "large"):
+        await lab.until_ended(1, tag)
     lab.check("each_once")

@@ -177,6 +177,7 @@ async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(lab: Lab) -> None
     await lab.perform(worker, "good")
     await lab.perform(worker, "recovers", do={"1": [["raise", "boom"]]})
     await lab.perform(worker, "rejected", do={"*": [["reject", "boom"]]})
+    await lab.until_ended(1, "good")
     await lab.until_ended(2, "recovers")
     await lab.until_dead(worker, 1)
     await lab.fence(worker)
@@ -220,7 +221,9 @@ async def test_FAIL_7_without_a_handler_a_job_is_retried(lab: Lab) -> None:
     await lab.fence(worker)
     worker.register("nobody", lab.troupe(worker).act)
     await lab.until_ended(1, "nobody")
-    lab.check("attempts", tag="nobody", expected=[2])
+    lab.check("each_once", tag="nobody")
+    if lab.claims.fifo:  # else its first attempt may be behind the fences
+        lab.check("attempts", tag="nobody", expected=[2])
 
 
 async def test_FAIL_8_bytes_that_do_not_decode_are_dead_letters(lab: Lab) -> None:
@@ -232,7 +235,8 @@ async def test_FAIL_8_bytes_that_do_not_decode_are_dead_letters(lab: Lab) -> Non
     await lab.perform(worker, "after")
     await worker.start()
     letters = await lab.until_dead(worker, len(FOREIGN))
-    await lab.until_ended(1, "after")
+    for tag in ("before", "after"):
+        await lab.until_ended(1, tag)
     await lab.fence(worker)
     lab.check("each_once")
     if lab.claims.dead_letters:

@@ -129,7 +129,7 @@ async def test_LIFE_10_nothing_is_left(lab: Lab) -> None:
     await lab.perform(worker, "early")
     await worker.start()
     await lab.perform(worker, "plain", handler="act-plain")
-    await lab.perform(worker, "scheduled", delay=3600)
+    await lab.perform(worker, "scheduled", delay=7200)
     await lab.until_ended(1, "plain")
     await lab.stop(worker)
     lab.equal("left after stop", [], Belongings.now().more_than(before))

@@ -100,10 +100,10 @@ async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
             await lab.perform(performer, f"job-{number}", do=do, delay=step["delay"])
         else:
             # Killed as soon as it has begun on anything; what it left is the next one's.
-            begun = lab.runs()
+            tag = f"held-{number}"
             async with lab.process() as victim:
-                held = await lab.perform(performer, f"held-{number}", do={"1": [["gate", "never"]]})
-                await lab.stage.until("the victim to start", lambda: _started(lab, held, begun))
+                await lab.perform(performer, tag, do={"1": [["gate", "never"]]})
+                await lab.until_started(1, tag)
                 await victim.kill()
     last = lab.worker(max_attempts=100)
     await last.start()
@@ -111,11 +111,6 @@ async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
     await lab.stage.until("every job to end", lambda: set(ids) <= _returned(lab))
     lab.check("each_ran")
     lab.check("never_early")
-
-
-def _started(lab: Lab, job_id: str, begun: int) -> bool:
-    runs = lab.history.named("started")[begun:]
-    return any(event.what["id"] == job_id for event in runs)
 
 
 def _returned(lab: Lab) -> set[str]:

@@ -118,7 +118,7 @@ async def test_QUE_4_names(lab: Lab) -> None:
         await lab.refused(InvalidJobError, name, worker.perform(Job("act", {}, queue)))
     for nothing in (None, 5, b"default", ["default"]):
         unnamed = Job("act", {}, nothing)  # type: ignore[arg-type]
-        await lab.refused(InvalidJobError, f"perform in {nothing}", worker.perform(unnamed))
+        await lab.refused(InvalidJobError, f"perform in {nothing!r}", worker.perform(unnamed))
     late = worker.perform_in(Job("act", {}, "a b"), 0.001)
     await lab.refused(InvalidJobError, "perform_in 'a b'", late)
     await lab.perform(worker, "120 characters", queue=LONGEST)

@@ -148,9 +148,9 @@ async def test_TIME_5_in_is_at_now_and_the_delay(lab: Lab) -> None:
     for delay in (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700)):
         await lab.perform(worker, "in", delay=delay)
     await lab.perform(worker, "at", at=now() + milliseconds(40))
-    for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1), 86_400):
-        await lab.perform(worker, "far", delay=delay)
-    await lab.perform(worker, "far", at=now() + timedelta(days=1))
+    for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1)):
+        if delay <= lab.limits.max_delay:
+            await lab.perform(worker, "far", delay=delay)
     await lab.until_started(5)
     await lab.fence(worker)
     lab.check("never_early")

@@ -1,0 +1,265 @@
+"""Each check passes a history that keeps it, and tells of one that breaks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from histories import Story
+
+from offload_conformance.checks import CHECKS, broken, vacuous
+
+Case = tuple[str, dict[str, Any], Story, Story, str]
+"""The check with its parameters, a history that keeps it, one that breaks it, what is told."""
+
+
+def S() -> Story:  # noqa: N802
+    return Story()
+
+
+def refused(*errors: str) -> Story:
+    return S().tell("refused", call="c", errors=list(errors), text="too bad")
+
+
+def stop(story: Story) -> Story:
+    return story.tell("stopped", call="stop", worker="w")
+
+
+CASES: list[Case] = [
+    ("equal", {"what": "x", "expected": 1, "actual": 1}, S(), None, ""),
+    ("equal", {"what": "x", "expected": 1, "actual": 2}, None, S(), "x: expected 1, got 2"),
+    ("equal", {"what": "x", "expected": 1, "actual": True}, None, S(), "got True"),
+    ("contains", {"what": "x", "part": "a", "actual": "cat"}, S(), None, ""),
+    ("contains", {"what": "x", "part": "b", "actual": "cat"}, None, S(), "'b' in 'cat'"),
+    ("lacks", {"what": "x", "part": "b", "actual": "cat"}, S(), None, ""),
+    ("lacks", {"what": "x", "part": "a", "actual": "cat"}, None, S(), "must not be in it"),
+    ("at_most", {"what": "x", "limit": 2, "actual": 2}, S(), None, ""),
+    ("at_most", {"what": "x", "limit": 2, "actual": 2.5}, None, S(), "over the limit of 2"),
+    ("at_most", {"what": "x", "limit": 2, "actual": float("nan")}, None, S(), "over"),
+    ("at_least", {"what": "x", "limit": 2, "actual": 2}, S(), None, ""),
+    ("at_least", {"what": "x", "limit": 2, "actual": 1.5}, None, S(), "under the limit of 2"),
+    ("raised", {"call": "c", "error": "A"}, refused("B", "A"), refused("B"), "expected A, got B"),
+    ("raised", {"call": "c", "error": "A"}, None, S(), "never answered"),
+    (
+        "raised",
+        {"call": "c", "error": "A"},
+        None,
+        refused("A").tell("returned", call="c"),
+        "nothing was raised",
+    ),
+    (
+        "refusal_names",
+        {"call": "c", "part": "bad"},
+        refused("A"),
+        S().tell("refused", call="c", errors=["A"], text="no"),
+        "expected 'bad'",
+    ),
+    ("each_once", {}, S().accepted("a").started("a"), S().accepted("a"), "ran 0 times"),
+    ("each_once", {}, None, S().accepted("a").started("a").started("a", 2), "ran 2 times"),
+    ("each_once", {}, None, S().started("a"), "never accepted"),
+    ("each_once", {}, None, S().accepted("a", "1", "1").started("a", job="1"), "given twice"),
+    ("each_once", {"tag": "b"}, S().accepted("a"), S().accepted("b"), "ran 0 times"),
+    ("each_ran", {}, S().accepted("a").started("a").started("a", 2), S().accepted("a"), "never"),
+    ("each_ran", {}, None, S().started("a"), "never accepted"),
+    ("each_accepted_ran", {}, S().started("a"), S().accepted("a"), "accepted and never ran"),
+    ("never_ran", {"tag": "a"}, S().started("b"), S().started("a"), "must not have"),
+    (
+        "attempts",
+        {"tag": "a", "expected": [1, 2]},
+        S().started("a").started("b").started("a", 2),
+        S().started("a", 2).started("a", 1),
+        "expected [1, 2], got [2, 1]",
+    ),
+    (
+        "in_order",
+        {"tags": ["a", "b"]},
+        S().started("a").started("b").started("a", 2),
+        S().started("b").started("a"),
+        "got ['b', 'a']",
+    ),
+    ("in_order", {"tags": ["a", "b"]}, None, S().started("a"), "got ['a']"),
+    (
+        "most_at_once",
+        {"limit": 1},
+        S().started("a").ended("a").started("b"),
+        S().started("a").started("b"),
+        "2 handlers ran at once",
+    ),
+    (
+        "ran_at_once",
+        {"count": 2},
+        S().started("a").started("b"),
+        S().started("a").ended("a").started("b"),
+        "only 1 handlers",
+    ),
+    (
+        "wait_between",
+        {"tag": "a", "attempt": 1, "least_ms": 500},
+        S().started("a", at=0).started("a", 2, at=0.5),
+        S().started("a", at=0).started("a", 2, at=0.499),
+        "came after 499.0 ms",
+    ),
+    (
+        "wait_between",
+        {"tag": "a", "attempt": 1, "least_ms": 0},
+        None,
+        S().started("a"),
+        "didn't both run",
+    ),
+    (
+        "no_attempt_before",
+        {"tag": "a", "least_ms": 500},
+        S().started("a"),
+        S().started("a", at=0).started("a", 2, at=0.4),
+        "came after 400.0 ms",
+    ),
+    (
+        "never_early",
+        {},
+        S().accepted("a", due=1).accepted("b").started("b").started("a", at=1),
+        S().accepted("a", due=1).started("a", at=0.9),
+        "100.00 ms before it was due",
+    ),
+    (
+        "late_at_most",
+        {"limit_ms": 100},
+        S().accepted("a", due=1).started("a", at=1.1),
+        S().accepted("a", due=1).started("a", at=1.2),
+        "lateness is 200.0 ms",
+    ),
+    ("late_at_most", {"limit_ms": 100}, None, S().accepted("a", due=1), "no scheduled job ran"),
+    (
+        "due_as_asked",
+        {"slack_ms": 1},
+        S().accepted("a", due=5).started("a", due=5.0005),
+        S().accepted("a", due=5).started("a", due=4.9),
+        "-100.00 ms",
+    ),
+    ("due_as_asked", {"slack_ms": 1}, None, S().accepted("a", due=5).started("a", due=6), "+1000"),
+    ("due_as_asked", {}, S().accepted("a", due=5).started("a", due=9), None, ""),
+    (
+        "began_within",
+        {"tag": "a", "limit_ms": 100},
+        S().accepted("a").started("a", at=0.1),
+        S().accepted("a").started("a", at=0.2),
+        "median wait is 200.0 ms",
+    ),
+    ("began_within", {"tag": "a", "limit_ms": 100}, None, S().accepted("a"), "no job of a ran"),
+    (
+        "soon_among_others",
+        {"tag": "a", "limit": 1},
+        S().started("b").accepted("a").started("c").started("a"),
+        S().accepted("a").started("b").started("c").started("a"),
+        "2 other runs began before a",
+    ),
+    ("soon_among_others", {"tag": "a", "limit": 1}, None, S().accepted("a"), "no job of a ran"),
+    (
+        "arrived",
+        {},
+        S().tell("performed", id="1", spelt="{}").tell("received", id="1", spelt="{}"),
+        S().tell("performed", id="1", spelt="{1}").tell("received", id="1", spelt="{2}"),
+        "arrived …{2}…",
+    ),
+    ("arrived", {}, None, S().tell("performed", id="1", spelt="{}"), "never arrived"),
+    (
+        "lasted",
+        {"tag": "a", "least_s": 1},
+        S().started("a", at=0).ended("a", at=1),
+        S().started("a", at=0).ended("a", at=0.5),
+        "took 0.500 s",
+    ),
+    ("lasted", {"tag": "a", "least_s": 1}, None, S().started("a"), "no run of a began and ended"),
+    (
+        "recovered_within",
+        {"tag": "a", "limit_s": 5},
+        S()
+        .accepted("a")
+        .started("a")
+        .tell("fault", kind="kill")
+        .started("a", 2, at=4)
+        .tell("fault_hit", kind="kill", running=["a"]),
+        S()
+        .accepted("a")
+        .started("a")
+        .tell("fault", at=3, kind="kill")
+        .tell("fault_hit", kind="kill", running=["a"])
+        .started("a", 2, at=9),
+        "ran again after 6.00 s",
+    ),
+    (
+        "recovered_within",
+        {"tag": "a", "limit_s": 5},
+        S().accepted("a").tell("fault", kind="kill"),
+        S()
+        .accepted("a")
+        .started("a")
+        .tell("fault", kind="kill")
+        .tell("fault_hit", kind="kill", running=["a"]),
+        "cut short and never ran again",
+    ),
+    (
+        "ran_on",
+        {"tag": "a", "worker": "v", "least": 1},
+        S().started("a", on="v"),
+        S().started("a", on="w"),
+        "v ran 0 jobs of a, not 1",
+    ),
+    (
+        "tallied_once",
+        {"tag": "a"},
+        S().accepted("a", "1", "2").tell("tallied", ids=["2"]).tell("tallied", ids=["1"]),
+        S().accepted("a", "1", "2").tell("tallied", ids=["1", "1"]),
+        "job 1 ran 2 times",
+    ),
+    ("tallied_once", {"tag": "a"}, None, S().tell("tallied", ids=["1"]), "never accepted"),
+    (
+        "all_ended_before",
+        {"call": "stop"},
+        stop(S().started("a").ended("a")),
+        stop(S().started("a")),
+        "a was still running",
+    ),
+    ("all_ended_before", {"call": "stop"}, None, S(), "never returned"),
+    (
+        "ended_as",
+        {"tag": "a", "expected": ["returned"]},
+        S().ended("a"),
+        S().ended("a", how="ValueError"),
+        "got ['ValueError']",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
+def test_a_check(case):
+    name, what, kept, breaking, told = case
+    if kept is not None:
+        assert list(CHECKS[name](kept, **what)) == []
+        assert broken(kept.checked(name, **what)) == []
+    if breaking is not None:
+        faults = list(CHECKS[name](breaking, **what))
+        assert faults and any(told in fault for fault in faults), faults
+        assert broken(breaking.checked(name, **what)) == faults
+
+
+def test_every_check_is_tested_both_ways():
+    kept = {name for name, _, story, _, _ in CASES if story is not None}
+    told = {name for name, _, _, story, _ in CASES if story is not None}
+    assert kept == told == set(CHECKS)
+
+
+def test_a_check_sees_only_what_was_before_it():
+    story = Story().accepted("a").checked("each_once").started("a")
+    assert broken(story) == ["job a ran 0 times, not once"]
+
+
+def test_a_check_that_nobody_knows_is_no_proof():
+    assert broken(Story().checked("wishful")) == ["unknown check in event 0"]
+
+
+def test_a_fault_must_hit_as_often_as_it_was_meant():
+    story = Story().tell("fault", kind="kill").tell("fault", kind="kill")
+    assert vacuous(story) == ["the fault 'kill' hit nothing"]
+    assert vacuous(story.tell("fault_hit", kind="kill"))
+    assert vacuous(story.tell("fault_hit", kind="freeze"))
+    assert vacuous(story.tell("fault_hit", kind="kill")) == []
