@@ -138,15 +138,19 @@ class CountsNoRunThatWasCutShort(SqliteDriver):
     async def open(self) -> None:
         await super().open()
         database, sessions = self._store.database, self._store.sessions
-        delete = sessions._delete
+        find_dead = sessions._dead
 
-        def delete_and_uncount(session: int) -> None:
-            database.connection.execute(
-                f"UPDATE {database.job} SET attempt = attempt - 1 WHERE session = 0 AND attempt > 0"
-            )
-            delete(session)
+        def uncount(own_session: int) -> list[tuple[int, str, bool]]:
+            dead = find_dead(own_session)
+            if database.connection.in_transaction:
+                for session, _, _ in dead:
+                    database.connection.execute(
+                        f"UPDATE {database.job} SET attempt = attempt - 1 WHERE session = ?",
+                        (session,),
+                    )
+            return dead
 
-        sessions._delete = delete_and_uncount  # type: ignore[method-assign]
+        sessions._dead = uncount  # type: ignore[method-assign]
 
 
 @mutant("DUR-6", base="sqlite")

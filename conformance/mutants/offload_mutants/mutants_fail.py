@@ -300,7 +300,7 @@ class TakesRetryForAnyError(Handles):
             raise RuntimeError(str(error)) from error
 
 
-@mutant("FAIL-9", "FAIL-6", "DEAD-1", "DEAD-2", "DEAD-3")
+@mutant("FAIL-9", "FAIL-6", "LIFE-13", "DEAD-2", "DEAD-3")
 class TakesRejectForAnyError(Handles):
     """Knows no Reject: it is retried, in vain."""
 
