@@ -180,7 +180,7 @@ class StoresBeforeItChecks(Wrapper):
             raise
 
 
-@mutant("PERF-5")
+@mutant("PERF-5", "CONC-1", "CONC-3")
 class ForgetsABatchFromBeforeStart(SimpleDriver):
     """Keeps a batch until a consumer is there, and then doesn't send it."""
 
