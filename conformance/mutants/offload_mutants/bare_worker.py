@@ -68,9 +68,9 @@ class Stored:
     """A job in memory."""
 
     def __init__(self, job: Job, args: bytes, due_ms: int) -> None:
-        self.id, self.job, self.args, self.due_ms = new_job_id(), job, args, due_ms
-        self.attempt = 0
         self.enqueued_ms = time.time_ns() // 1_000_000
+        self.id, self.job, self.args = new_job_id(self.enqueued_ms), job, args
+        self.due_ms, self.attempt = due_ms, 0
 
 
 class BareWorker(Worker):

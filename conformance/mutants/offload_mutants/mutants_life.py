@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import time
 from typing import Any
 
 from offload import (
@@ -158,7 +159,7 @@ class KeepsWhatComesDuringTheDrain(Wrapper):
     async def perform(self, job: Job) -> str:
         if self.state is State.STOPPING:
             self._kept.append(job)
-            return new_job_id()
+            return new_job_id(time.time_ns() // 1_000_000)
         return await super().perform(job)
 
     async def start(self) -> None:

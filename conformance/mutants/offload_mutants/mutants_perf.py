@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ class KnowsItsHandlers(Wrapper):
         self.handlers[name] = handler
 
     async def run_here(self, job: Job) -> str:
-        job_id = new_job_id()
+        job_id = new_job_id(time.time_ns() // 1_000_000)
         token = running_job.set(JobContext(job_id, job.queue, job.handler, 1, 0, 0))
         try:
             result = self.handlers[job.handler](job.args)
@@ -197,7 +198,7 @@ class SwallowsWhatNobodyHandles(Wrapper):
         try:
             return await super().perform(job)
         except UnknownHandlerError:
-            return new_job_id()
+            return new_job_id(time.time_ns() // 1_000_000)
 
 
 @mutant("PERF-6", "DIST-2", base="sqlite")

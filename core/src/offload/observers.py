@@ -78,7 +78,8 @@ class Observers:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager("offload")
         self._manager.add_hookspecs(ObserverHooks)
-        self._wanted: frozenset[str] = frozenset()
+        self.wanted: frozenset[str] = frozenset()
+        """The hooks that somebody implements: looked at before an event is made."""
 
     def add(self, observer: object) -> None:
         """Call this observer from now on.
@@ -96,15 +97,11 @@ class Observers:
         if not callers:
             self._manager.unregister(name=name)
             raise ValueError(f"{observer!r} is no observer: {fault}")
-        self._wanted |= {caller.name for caller in callers}
-
-    def wants(self, hook: str) -> bool:
-        """Whether anybody implements this hook."""
-        return hook in self._wanted
+        self.wanted |= {caller.name for caller in callers}
 
     def tell(self, hook: str, **what: Any) -> None:
         """Call a hook; what it raises is logged."""
-        if hook in self._wanted:
+        if hook in self.wanted:
             try:
                 getattr(self._manager.hook, hook)(**what)
             except Exception:

@@ -33,7 +33,8 @@ class SimpleDriver:
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         self._memory.add(entries)
-        self._wake()
+        if self._subscription is not None:
+            self._subscription.wake()
 
     async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
         self._subscription = SimpleSubscription(self._memory, queues)

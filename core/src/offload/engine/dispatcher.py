@@ -217,7 +217,7 @@ class Dispatcher:
         deadline: asyncio.Timeout | None = None
         try:
             running_job.set(run.context)
-            if self._observers.wants("job_started"):
+            if "job_started" in self._observers.wanted:
                 self._observers.tell("job_started", job=run.context)
             if handler.timeout is None:
                 await handler.function(run.args)  # type: ignore[misc]
@@ -279,8 +279,8 @@ class Dispatcher:
 
     def _free_slot(self) -> None:
         self._busy_slots -= 1
-        if self._buffer:
-            self._fill_slots()
+        while self._buffer and self._busy_slots < self._concurrency:
+            self._launch(self._buffer.popleft())
         self._room.set()
 
     def _fail(
@@ -298,7 +298,7 @@ class Dispatcher:
     def _settled(
         self, batch: Iterable[tuple[Settlement, JobContext]], foreign: Collection[Delivery]
     ) -> None:
-        tell_success = self._observers.wants("job_succeeded")
+        tell_success = "job_succeeded" in self._observers.wanted
         for settlement, context in batch:
             if foreign and settlement.delivery in foreign:
                 log.warning(
