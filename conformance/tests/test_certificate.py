@@ -53,7 +53,7 @@ def rewrite(path: Path, content: dict[str, Any], *, seal: bool = False) -> None:
         import msgspec
 
         again = msgspec.json.decode(path.read_bytes(), type=certificate.Certificate)
-        again.digest = certificate._digest(again)
+        again.digest = certificate._digest(msgspec.to_builtins(again))
         path.write_bytes(msgspec.json.encode(again))
 
 
