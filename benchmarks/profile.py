@@ -135,7 +135,7 @@ async def _without_worker(driver: Any, jobs: int, sizes: dict[str, float], tasks
     now = time.time_ns() // 1_000_000
     entries = []
     for _ in range(jobs):
-        job_id = new_job_id(1)
+        job_id = new_job_id(now)
         body = envelope.encode(job_id, HANDLER, now, b'{"x":1.0}')
         entries.append(Entry(job_id, "default", body))
     await driver.open()
