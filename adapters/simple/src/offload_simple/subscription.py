@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from offload import Delivery, Failure, Fetched, Settlement, StoredDeadLetter, Verdict
 from offload_simple.memory import Memory, StoredJob, now_ms
 
+_ACKNOWLEDGE = Verdict.ACKNOWLEDGE  # looked up once, not for each job
+
 
 class SimpleSubscription:
     """Takes jobs for the one worker there is."""
@@ -70,7 +72,7 @@ class SimpleSubscription:
                 foreign.append(delivery)
                 continue
             del running[job.id]
-            if settlement.verdict is not Verdict.ACKNOWLEDGE:
+            if settlement.verdict is not _ACKNOWLEDGE:
                 self._keep(job, settlement)
         return foreign
 
