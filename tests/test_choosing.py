@@ -164,7 +164,7 @@ class Echo(Worker):
 def offload_adapter(scheme):
     return Adapter(
         claims=Claims(fifo=False, durable=False, distributed=False, dead_letters=False),
-        limits=Limits(max_job_bytes=1, max_delay=timedelta(0), lateness=timedelta(0)),
+        limits=Limits(max_job_bytes=100, max_delay=timedelta(0), lateness=timedelta(0)),
         make=lambda config: Echo(),
     )
 """

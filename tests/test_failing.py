@@ -30,7 +30,7 @@ async def test_fail_1_attempts_count_from_1_and_fail_3_the_last_is_a_dead_letter
     assert letter.attempts == 3
     assert letter.error == "ValueError"
     assert letter.traceback.startswith("Traceback") and "raise error()" in letter.traceback
-    assert "dispatcher" not in letter.traceback
+    assert "offload/engine" not in letter.traceback
     assert letter.died_at >= recorder.started[-1].due_at
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from offload.claims import Claims, Limits
-from offload.config import Config, Option, parse_address, read_config
+from offload.config import Address, Config, Option, parse_address, read_config
 from offload.driver import Driver
 from offload.errors import ConfigError, UnknownAdapterError
 from offload.observers import hookimpl, hookspec
@@ -27,6 +27,7 @@ from offload.worker import Worker
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from pathlib import Path
 
 __all__ = ["GROUP", "Adapter", "connect", "find_adapter", "hookimpl", "installed_schemes"]
 
@@ -53,6 +54,8 @@ class Adapter:
     """Makes a driver, or a whole worker, without connecting."""
     options: Sequence[Option[Any]] = ()
     """Its own options, besides those that every worker has."""
+    file: Callable[[Address], Path] | None = None
+    """Where the file is, for a backend that is one: who only looks at it must not make it."""
 
 
 class AdapterHooks:

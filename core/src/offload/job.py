@@ -22,9 +22,13 @@ Handler: TypeAlias = Callable[[Args], Awaitable[None] | None]
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 """What a handler may be called."""
+NAME_RULE = "1 to 128 of A-Z a-z 0-9 _ . : -"
+"""The same in words, for whoever chose another."""
 
 QUEUE_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
 """What a queue or a namespace may be called: every backend can carry this as it is."""
+QUEUE_RULE = "1 to 120 of A-Z a-z 0-9 _ -"
+"""The same in words."""
 
 
 # Structs of msgspec where most would be dataclasses: one is made for each job at each step,

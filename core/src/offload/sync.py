@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from offload.errors import UsageError
 from offload.job import Job
-from offload.worker import QueueCounts, StopReport
+from offload.worker import QueueCounts, State, StopReport
 
 if TYPE_CHECKING:
     from offload.worker import Worker
@@ -109,7 +109,7 @@ class SyncWorker:
             loop, thread = self._own_loop, self._thread
             if loop is None or thread is None or thread is threading.current_thread():
                 return
-            if self._worker.loop is loop and self._worker.state.value == "stopping":
+            if self._worker.loop is loop and self._worker.state is State.STOPPING:
                 return  # stopped from a handler: the drain still needs the loop
             self._own_loop = self._thread = None
         loop.call_soon_threadsafe(loop.stop)

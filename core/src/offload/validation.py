@@ -14,7 +14,7 @@ from offload.args import encode_args
 from offload.claims import Limits
 from offload.duration import format_duration
 from offload.errors import InvalidJobError, JobTooLargeError, UnsupportedError
-from offload.job import NAME_PATTERN, QUEUE_PATTERN, Job
+from offload.job import NAME_PATTERN, NAME_RULE, QUEUE_PATTERN, QUEUE_RULE, Job
 
 __all__ = [
     "capture_args",
@@ -46,13 +46,13 @@ def check_job(job: Any, limits: Limits) -> bytes:
 def check_handler_name(name: Any) -> None:
     """Raise InvalidJobError unless a handler may be called so."""
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
-        raise InvalidJobError(f"handler {name!r}: must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+        raise InvalidJobError(f"handler {name!r}: must be {NAME_RULE}")
 
 
 def check_queue_name(name: Any) -> None:
     """Raise InvalidJobError unless a queue may be called so."""
     if not isinstance(name, str) or not QUEUE_PATTERN.fullmatch(name):
-        raise InvalidJobError(f"queue {name!r}: must be 1 to 120 of A-Z a-z 0-9 _ -")
+        raise InvalidJobError(f"queue {name!r}: must be {QUEUE_RULE}")
 
 
 def capture_args(args: Any, limits: Limits) -> bytes:

@@ -212,7 +212,15 @@ class Worker(abc.ABC):
         return decorate
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
-        """Perform several jobs; return their ids in order. An adapter may do it in one step."""
+        """Perform several jobs; return their ids in order. An adapter may do it in one step.
+
+        A malformed one among them is refused before any is enqueued (PERF-4).
+        """
+        from offload.validation import check_job  # the engine's workers never come here
+
+        jobs = list(jobs)
+        for job in jobs:
+            check_job(job, self.limits)
         return [await self.perform(job) for job in jobs]
 
     async def counts(self) -> Mapping[str, QueueCounts]:

@@ -109,11 +109,12 @@ def _own_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    logger = logging.getLogger("offload")
+    logger, job_logger = logging.getLogger("offload"), logging.getLogger("offload.job")
     before = logger.handlers, logger.propagate, logger.level
     yield
     logger.handlers, logger.propagate = before[:2]
     logger.setLevel(before[2])
+    job_logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -160,6 +161,15 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
 
     return install
+
+
+@pytest.fixture
+def empty(sqlite_url: str) -> str:
+    """The URL of a database without a job in it."""
+    worker = offload.connect(sqlite_url).sync
+    worker.counts()
+    worker.stop()
+    return sqlite_url
 
 
 @pytest.fixture

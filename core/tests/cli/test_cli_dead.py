@@ -41,8 +41,8 @@ def test_list_as_a_table(run, sqlite_url, doomed):
     assert f"--after {ids[1]}" in told.stderr
 
 
-def test_list_without_any(run, sqlite_url):
-    told = run("dead", "list", sqlite_url)
+def test_list_without_any(run, empty):
+    told = run("dead", "list", empty)
 
     assert told.exit_code == 0
     assert told.stdout == "No dead letters.\n"
@@ -77,8 +77,8 @@ def test_an_error_cannot_steer_the_terminal(run, sqlite_url, doomed, command):
 
 
 @pytest.mark.parametrize("verb", [["show"], ["requeue"], ["discard", "--yes"]])
-def test_an_unknown_id_is_a_message(run, sqlite_url, verb):
-    told = run("dead", verb[0], sqlite_url, "nobody", *verb[1:])
+def test_an_unknown_id_is_a_message(run, empty, verb):
+    told = run("dead", verb[0], empty, "nobody", *verb[1:])
 
     assert told.exit_code == 1
     assert told.stderr == "Error: no dead letter has the id nobody\n"

@@ -134,6 +134,17 @@ def test_a_second_run_is_not_confused_by_the_first_ones_dead_letter(
         assert queue == {"dead": runs}
 
 
+def test_it_reads_no_database_of_its_own_and_logs_no_single_job(run, small_tree, monkeypatch):
+    monkeypatch.chdir(small_tree)
+
+    told = run("demo", "--url", "sqlite:///jobs.db")
+
+    assert told.exit_code == 0
+    assert told.stderr == ""
+    (small_tree / "jobs.db").unlink()
+    check_all_is_accounted_for(told.output, small_tree)
+
+
 def test_jobs_of_the_user_are_left_alone(run, small_tree, sqlite_url, counts):
     run("perform", sqlite_url, "demo.file", "--args", '{"path": "x"}')
 

@@ -20,8 +20,7 @@ from offload.cli.demo.handlers import Handlers
 from offload.cli.demo.ledger import Item, Kind, Ledger, Outcome, Result
 from offload.cli.demo.reading import read
 from offload.cli.demo.totals import Totals
-from offload.cli.demo.walk import database_of, walk
-from offload.config import parse_address
+from offload.cli.demo.walk import walk
 from offload.worker import DeadLetter
 
 # -- reading -------------------------------------------------------------------
@@ -122,19 +121,6 @@ def test_walk_counts_what_it_may_not_read(tmp_path, monkeypatch):
 
     assert found.paths == ["open"]
     assert found.unreadable == 3
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("simple://", None),
-        ("redis://host/0", None),
-        ("sqlite:////var/lib/jobs.db?lease=5s", Path("/var/lib/jobs.db")),
-        ("sqlite:///jobs.db", Path.cwd() / "jobs.db"),
-    ],
-)
-def test_the_file_behind_a_url(url, expected):
-    assert database_of(parse_address(url)) == expected
 
 
 # -- the ledger ----------------------------------------------------------------

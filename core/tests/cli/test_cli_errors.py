@@ -128,6 +128,30 @@ def test_a_backend_that_is_away_is_one_line_and_exit_code_1(run, distribution):
     assert told.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "command", [["queues"], *(["dead", verb] for verb in ("list", "show", "requeue", "discard"))]
+)
+def test_a_slip_in_a_path_makes_no_database(run, tmp_path, command):
+    more = {"show": ["1"], "requeue": ["--all"], "discard": ["--all", "--yes"]}
+    folder = tmp_path / "data"
+    folder.mkdir()
+
+    told = run(*command, f"sqlite:///{folder}/typo.db", *more.get(command[-1], []))
+
+    assert told.exit_code == 1
+    assert told.stderr == f"Error: {folder}/typo.db does not exist\n"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_looked_at_is_the_adapters_to_report(run, tmp_path):
+    (tmp_path / "file").touch()
+
+    told = run("queues", f"sqlite:///{tmp_path}/file/jobs.db")
+
+    assert told.exit_code == 1
+    assert "can't be opened" in told.stderr
+
+
 def test_it_says_when_the_job_may_have_been_stored(run, distribution):
     distribution("unsure", "unsure", UNSURE)
 

@@ -120,9 +120,9 @@ def test_queues_counts_by_state(run, sqlite_url, doomed):
     ]
 
 
-def test_queues_without_any(run, sqlite_url):
-    assert run("queues", sqlite_url).stdout == "No queue holds a job.\n"
-    assert json.loads(run("queues", sqlite_url, "--json").stdout) == {}
+def test_queues_without_any(run, empty):
+    assert run("queues", empty).stdout == "No queue holds a job.\n"
+    assert json.loads(run("queues", empty, "--json").stdout) == {}
 
 
 def test_the_url_may_come_from_the_environment(run, sqlite_url):

@@ -172,7 +172,7 @@ def test_logs_as_json(start, application, perform, sqlite_url):
     assert program.result() == 0
     records = [json.loads(line) for line in program.err.splitlines()]
     assert [record["level"] for record in records] == ["INFO", "ERROR", "INFO"]
-    assert all(record["logger"] == "offload" for record in records)
+    assert [record["logger"] for record in records] == ["offload", "offload.job", "offload"]
     for record in records:
         written = datetime.fromisoformat(record["time"])
         assert abs((datetime.now(UTC) - written).total_seconds()) < 60

@@ -33,8 +33,7 @@ class SimpleDriver:
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         self._memory.add(entries)
-        if self._subscription is not None:
-            self._subscription.wake()
+        self._wake()
 
     async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
         self._subscription = SimpleSubscription(self._memory, queues)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from offload import Adapter, Claims, Limits, hookimpl
 from offload_sqlite.driver import SqliteDriver
-from offload_sqlite.options import OPTIONS
+from offload_sqlite.options import OPTIONS, database_path
 
 ADAPTER = Adapter(
     claims=Claims(
@@ -24,6 +24,7 @@ ADAPTER = Adapter(
         recovery=timedelta(seconds=5),
     ),
     options=OPTIONS,
+    file=database_path,
     make=SqliteDriver,
 )
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from offload.adapters import connect
+from offload.adapters import connect, find_adapter
+from offload.config import Address, parse_address
 from offload.worker import Worker
 
 T = TypeVar("T")
@@ -28,3 +30,26 @@ def on_backend(url: str, action: Callable[[Worker], Awaitable[T]]) -> T:
             await worker.stop()
 
     return asyncio.run(connected())
+
+
+def on_existing_backend(url: str, action: Callable[[Worker], Awaitable[T]]) -> T:
+    """The same, for a command that must not make the file of a backend: a slip would leave one."""
+    file = backend_file(parse_address(url))
+    if file is not None:
+        _check_exists(file)
+    return on_backend(url, action)
+
+
+def backend_file(address: Address) -> Path | None:
+    """The file behind a config string, if the backend is one."""
+    find = find_adapter(address.scheme).file
+    return find and find(address)
+
+
+def _check_exists(file: Path) -> None:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        raise click.ClickException(f"{file} does not exist") from None
+    except OSError:
+        pass  # the adapter says better what is wrong

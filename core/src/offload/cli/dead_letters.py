@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from offload.cli.backend import on_backend, url_argument
+from offload.cli.backend import on_existing_backend, url_argument
 from offload.cli.terminal import make_console, make_table, plain
 from offload.worker import DeadLetter, DeadLetters, Worker
 
@@ -34,7 +34,7 @@ def list_(url: str, limit: int, after: str | None, as_json: bool) -> None:
     async def look(worker: Worker) -> Sequence[DeadLetter]:
         return await worker.dead_letters.list(limit, after)
 
-    letters = on_backend(url, look)
+    letters = on_existing_backend(url, look)
     if as_json:
         click.echo(json.dumps([_as_json(letter) for letter in letters], indent=2))
         return
@@ -67,7 +67,7 @@ def show(url: str, job_id: str) -> None:
     async def look(worker: Worker) -> DeadLetter | None:
         return await worker.dead_letters.show(job_id)
 
-    letter = on_backend(url, look)
+    letter = on_existing_backend(url, look)
     if letter is None:
         raise click.ClickException(f"no dead letter has the id {job_id}")
     told = {
@@ -122,7 +122,7 @@ def _remove(url: str, ids: Sequence[str], verb: str, removal: Removal) -> None:
             return await _remove_all(worker.dead_letters, removal)
         return await removal(worker.dead_letters, ids)
 
-    removed = on_backend(url, remove)
+    removed = on_existing_backend(url, remove)
     click.echo(f"{len(removed):,} {verb}")
     if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]:
         raise click.ClickException("no dead letter has the id " + ", ".join(missing))

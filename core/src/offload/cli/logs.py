@@ -22,8 +22,8 @@ class _StderrHandler(logging.Handler):
             self.handleError(record)
 
 
-def configure(style: str, level: str) -> logging.Handler:
-    """Let the logger `offload` write to stderr, and return its handler.
+def configure(style: str, level: str) -> None:
+    """Let the logger `offload` write to stderr.
 
     Only that logger: those of an application are its own to configure.
     """
@@ -33,7 +33,6 @@ def configure(style: str, level: str) -> logging.Handler:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(level.upper())
-    return handler
 
 
 def _text_formatter() -> logging.Formatter:

@@ -7,7 +7,7 @@ import json
 import click
 import msgspec
 
-from offload.cli.backend import on_backend, url_argument
+from offload.cli.backend import on_existing_backend, url_argument
 from offload.cli.terminal import make_console, make_table
 
 
@@ -20,7 +20,7 @@ def queues(url: str, as_json: bool) -> None:
     A retry that waits for its time is among the scheduled; what a worker has
     taken ahead of a free slot is among the running.
     """
-    counts = on_backend(url, lambda worker: worker.counts())
+    counts = on_existing_backend(url, lambda worker: worker.counts())
     by_queue = {queue: msgspec.to_builtins(numbers) for queue, numbers in counts.items()}
     if as_json:
         click.echo(json.dumps(by_queue, indent=2))

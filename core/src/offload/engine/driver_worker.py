@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,7 @@ from offload.validation import (
 from offload.worker import DeadLetters, QueueCounts, State, StopReport, Worker
 
 log = logging.getLogger("offload")
+job_log = logging.getLogger("offload.job")
 
 LOST_IN_A_LINE = 50
 """How many ids of lost jobs the log names in one line: a backlog can be long."""
@@ -134,7 +135,7 @@ class DriverWorker(Worker):
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
         for begin in range(0, len(report.lost), LOST_IN_A_LINE):
             ids = report.lost[begin : begin + LOST_IN_A_LINE]
-            log.warning("lost unless this worker starts again: %s", ", ".join(ids))
+            job_log.warning("lost unless this worker starts again: %s", ", ".join(ids))
         log.info(
             "worker stopped: %d finished, %d returned, %d lost",
             report.finished,
@@ -189,8 +190,8 @@ class DriverWorker(Worker):
 
     # -- performing ----------------------------------------------------------
 
-    def perform(self, job: Job) -> Coroutine[Any, Any, str]:  # one frame less for each job
-        return self._perform(job)
+    async def perform(self, job: Job) -> str:
+        return await self._perform(job)
 
     async def perform_in(self, job: Job, delay: timedelta | float) -> str:
         return await self._perform(job, read_delay(delay, self.limits))
@@ -237,8 +238,7 @@ class DriverWorker(Worker):
         self._observers.tell("job_enqueued", job=context)
 
     async def _ready_to_perform(self) -> None:
-        if self.loop is not asyncio.get_running_loop():
-            await self._bind()
+        await self._bind()
         self._refuse_if_stopped()
         if not self._is_open:
             async with self._lifecycle:

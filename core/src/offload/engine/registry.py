@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from offload.errors import DuplicateHandlerError
-from offload.job import NAME_PATTERN, Handler
+from offload.job import NAME_PATTERN, NAME_RULE, Handler
 from offload.retry import Backoff, exponential
 
 DEFAULT_BACKOFF = exponential()
@@ -51,7 +51,7 @@ class Registry:
     ) -> None:
         """See `Worker.register`."""
         if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
-            raise ValueError(f"handler name {name!r}: must be 1 to 128 of A-Z a-z 0-9 _ . : -")
+            raise ValueError(f"handler name {name!r}: must be {NAME_RULE}")
         if not callable(function):
             raise TypeError(f"handler {name!r}: {function!r} is not callable")
         if name in self._handlers:

@@ -8,16 +8,14 @@ from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 from offload.driver import Delivery, Settlement, Subscription
+from offload.engine.pause import pause
 from offload.errors import BackendError
 from offload.job import JobContext
 
 Batch: TypeAlias = list[tuple[Settlement, JobContext]]
 
 log = logging.getLogger("offload")
-
-FIRST_PAUSE = 0.05
-LONGEST_PAUSE = 1.0
-"""Seconds between tries while the backend is away."""
+job_log = logging.getLogger("offload.job")
 
 
 class Settler:
@@ -63,17 +61,17 @@ class Settler:
             await self._settle_surely(self._in_flight)
 
     async def _settle_surely(self, batch: Batch) -> None:
-        pause = FIRST_PAUSE
+        failures = 0
         while True:
             try:
                 foreign = await self._subscription.settle([settlement for settlement, _ in batch])
             except BackendError as error:
                 log.warning("%d verdicts can't be settled yet: %s", len(batch), error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_PAUSE)
+                failures += 1
+                await pause(failures)
             except Exception:
                 if len(batch) == 1:
-                    log.exception("job %s can't be settled; its lease ends it", batch[0][1].id)
+                    job_log.exception("job %s can't be settled; its lease ends it", batch[0][1].id)
                     self._forget(batch)
                     return
                 # One verdict that the driver chokes on must not hold up the others.

@@ -12,11 +12,12 @@ import click
 
 import offload
 from offload.cli import logs
+from offload.cli.backend import backend_file
 from offload.cli.demo import screen
 from offload.cli.demo.conductor import Conductor
 from offload.cli.demo.handlers import Handlers
 from offload.cli.demo.ledger import Item, Kind, Ledger, digest_of, ledger_path
-from offload.cli.demo.walk import Walk, database_of, walk
+from offload.cli.demo.walk import Walk, walk
 from offload.cli.terminal import make_console
 from offload.config import Address, parse_address
 
@@ -58,11 +59,14 @@ def demo(folder: Path, url: str) -> None:
     file = ledger_path(digest) if worker.claims.durable else None
     ledger = _open(file)
     try:
-        found = walk(folder, [path for path in (database_of(address), file) if path])
+        databases = [path.resolve() for path in (backend_file(address), file) if path]
+        found = walk(folder, databases)
         _plan(ledger, found, folder, address)
         handlers = Handlers(folder, ledger)
         conductor = Conductor(worker, ledger, handlers, queues)
-        logs.configure("text", "warning").addFilter(_concerns_all)
+        logs.configure("text", "warning")
+        # What becomes of the single jobs is summed up here.
+        logging.getLogger("offload.job").setLevel(logging.CRITICAL)
         console = make_console()
         with screen.live(console, lambda: screen.progress(ledger, conductor, handlers)):
             offload.run(worker, conductor.run, worker_off=True)
@@ -118,8 +122,3 @@ def _tell_rest(ledger: Ledger, *, durable: bool) -> None:
         click.echo(
             f"Stopped: {ledger.open:,} jobs are lost, since this backend lives in the process."
         )
-
-
-def _concerns_all(record: logging.LogRecord) -> bool:
-    """Whether a log line is about more than one job: those the demo sums up itself."""
-    return not str(record.msg).startswith(("job %s", "lost unless"))

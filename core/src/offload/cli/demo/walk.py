@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from offload.config import Address
-
 SKIPPED_FOLDERS = {".git", "__pycache__"}
 
 
@@ -49,12 +47,6 @@ def walk(folder: Path, databases: Sequence[Path]) -> Walk:
                     found.unreadable += 1
         folders += reversed(inside_folders)
     return found
-
-
-def database_of(address: Address) -> Path | None:
-    """The file behind a config string, if it names no host: `sqlite:///jobs.db`."""
-    path = address.path.removeprefix("/")
-    return None if address.host or not path else Path(path).resolve()
 
 
 def _belongs_to(path: str, databases: Sequence[Path]) -> bool:
