@@ -1,6 +1,6 @@
 """The config string: one URL that names the backend and its options.
 
-    scheme://[user[:password]@][host[:port]][/path][?option=value&…]
+    scheme://[user[:password]@][host[:port][,host[:port]…]][/path][?option=value&…]
 
 Everything is checked before anything connects (CONF-3), and no secret is ever
 shown (CONF-5): a password is masked, and so is the value of an unknown option,
@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from offload.duration import ALLOWED as DURATION_ALLOWED
 from offload.duration import parse_duration
 from offload.errors import ConfigError
-from offload.job import QUEUE_PATTERN
+from offload.job import QUEUE_PATTERN, QUEUE_RULE
 
 __all__ = [
     "CONCURRENCY",
@@ -91,14 +91,14 @@ def one_of(*words: str) -> Callable[[str], str]:
 def _name(text: str) -> str:
     if QUEUE_PATTERN.fullmatch(text):
         return text
-    raise ValueError("1 to 120 of A-Z a-z 0-9 _ -")
+    raise ValueError(QUEUE_RULE)
 
 
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     if all(QUEUE_PATTERN.fullmatch(name) for name in names):
         return names
-    raise ValueError("names of 1 to 120 of A-Z a-z 0-9 _ -, with commas between them")
+    raise ValueError(f"names of {QUEUE_RULE}, with commas between them")
 
 
 _DEFAULT_QUEUES: tuple[str, ...] = ("default",)
@@ -120,11 +120,21 @@ class Address:
     scheme: str
     username: str | None
     password: str | None = field(repr=False)
-    host: str | None
-    port: int | None
+    hosts: tuple[tuple[str, int | None], ...]
+    """Each with its port, if it has one. Most backends take but one."""
     path: str
     query: Mapping[str, str] = field(repr=False)
     _split: SplitResult = field(repr=False)
+
+    @property
+    def host(self) -> str | None:
+        """The host; of several, the first."""
+        return (self.hosts[0][0] or None) if self.hosts else None
+
+    @property
+    def port(self) -> int | None:
+        """The port of that host, if it has one."""
+        return self.hosts[0][1] if self.hosts else None
 
     def __str__(self) -> str:
         """The config string without its query, the password masked."""
@@ -147,7 +157,7 @@ def parse_address(url: str) -> Address:
         raise ConfigError(f"{form}, for example simple:// or sqlite:///jobs.db")
     try:
         split = urlsplit(url)
-        port = split.port
+        hosts = _read_hosts(split.netloc.rpartition("@")[2])
     except ValueError:
         raise ConfigError(f"{form}; its host or port can't be read") from None
     if not split.scheme or split.fragment:
@@ -161,12 +171,21 @@ def parse_address(url: str) -> Address:
         scheme=split.scheme,
         username=None if split.username is None else unquote(split.username),
         password=None if split.password is None else unquote(split.password),
-        host=split.hostname,
-        port=port,
+        hosts=hosts,
         path=unquote(split.path),
         query=query,
         _split=split,
     )
+
+
+def _read_hosts(location: str) -> tuple[tuple[str, int | None], ...]:
+    hosts: list[tuple[str, int | None]] = []
+    for part in location.split(",") if location else ():
+        split = urlsplit(f"//{part}")
+        if not split.hostname and "," in location:
+            raise ValueError("a host is missing")
+        hosts.append((split.hostname or "", split.port))
+    return tuple(hosts)
 
 
 @dataclass(frozen=True, slots=True)
