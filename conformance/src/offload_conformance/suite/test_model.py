@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from offload_conformance.history import History
 from offload_conformance.lab import Lab, Server
 from offload_conformance.plugin import history_key
-from offload_conformance.stage import Stage
+from offload_conformance.stage import DEADLINE, Stage
 
 MAX_ATTEMPTS = 3
 
@@ -93,6 +93,7 @@ async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
     if not lab.claims.durable:
         lab.history.add("not_claimed", claim="durable")
         pytest.skip("durable is not claimed")
+    options, lease = lab.lease
     performer = lab.worker(puppets=False)
     for number, step in enumerate(plan):
         if step["step"] == "perform":
@@ -101,14 +102,14 @@ async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
         else:
             # Killed as soon as it has begun on anything; what it left is the next one's.
             tag = f"held-{number}"
-            async with lab.process() as victim:
+            async with lab.process(**options) as victim:
                 await lab.perform(performer, tag, do={"1": [["gate", "never"]]})
                 await lab.until_started(1, tag)
                 await victim.kill()
     last = lab.worker(max_attempts=100)
     await last.start()
     ids = [job_id for e in lab.history.named("accepted") for job_id in e.what["ids"]]
-    await lab.stage.until("every job to end", lambda: set(ids) <= _returned(lab))
+    await lab.stage.until("every job to end", lambda: set(ids) <= _returned(lab), DEADLINE + lease)
     lab.check("each_ran")
     lab.check("never_early")
 
