@@ -14,9 +14,10 @@ nox.options.sessions = ["lint", "types", "tests", "conformance", "wheels"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
-PUBLISHED = [".", "core", "adapters/simple", "adapters/sqlite", "conformance"]
+ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis"]
+PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
-SOURCES = ["core/src", "adapters/simple/src", "adapters/sqlite/src", "conformance/src"]
+SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
 
 def install(session: nox.Session) -> None:
@@ -118,7 +119,15 @@ def lock(session: nox.Session) -> None:
     session.run(
         *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--upgrade"),
         *("--no-emit-index-url", "--no-annotate", "--no-header", "--python-version", "3.11"),
-        *("--group", "dev", "--group", "bench", "core/pyproject.toml", "--extra", "cli"),
+        *(
+            "--group",
+            "dev",
+            "--group",
+            "bench",
+            "core/pyproject.toml",
+            "adapters/redis/pyproject.toml",
+        ),
+        *("--extra", "cli", "--no-emit-package", "offload-core"),
         *("--output-file", "requirements.lock"),
         env={"UV_CUSTOM_COMPILE_COMMAND": "nox -s lock", **os.environ},
     )

@@ -33,13 +33,13 @@ def test_conf_1_no_string_at_all(monkeypatch):
 
 
 def test_conf_2_an_unknown_scheme_lists_the_installed_ones():
-    with pytest.raises(UnknownAdapterError, match=r"installed: (.*, )?simple://, sqlite://$"):
+    with pytest.raises(UnknownAdapterError, match=r"installed: (.*, )?simple://, sqlite://(, .*)?$"):
         offload.connect("nosuch://")
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "amqp", "amqps"])
+@pytest.mark.parametrize("scheme", ["amqp", "amqps"])
 def test_conf_2_a_known_one_gets_the_command(scheme):
-    with pytest.raises(UnknownAdapterError, match=r"pip install 'offload\[(redis|amqp)\]'"):
+    with pytest.raises(UnknownAdapterError, match=r"pip install 'offload\[amqp\]'"):
         offload.connect(f"{scheme}://localhost")
 
 

@@ -16,6 +16,7 @@ from offload import asgi
 from offload.adapters import Adapter, connect, hookimpl
 from offload.claims import Claims, Limits
 from offload.driver import (
+    ClaimNotes,
     Counts,
     DeadLetterStore,
     Delivery,
@@ -57,6 +58,7 @@ __all__ = [
     "BackendError",
     "BackendUnavailableError",
     "Backoff",
+    "ClaimNotes",
     "Claims",
     "ConfigError",
     "Counts",

@@ -39,6 +39,10 @@ _FIRST_PARTY = {
     "sqlite": "offload[sqlite]",
     "redis": "offload[redis]",
     "rediss": "offload[redis]",
+    "unix": "offload[redis]",
+    "redis+sentinel": "offload[redis]",
+    "redis+cluster": "offload[redis]",
+    "redis+fake": "offload-redis[fake]",
     "amqp": "offload[amqp]",
     "amqps": "offload[amqp]",
 }

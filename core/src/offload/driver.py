@@ -162,6 +162,15 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class ClaimNotes(Protocol):
+    """A driver that learns from its backend how far a claim reaches."""
+
+    def claim_notes(self) -> Mapping[str, str]:
+        """A few words by claim, as in `Claims.notes`; asked after each `open`."""
+        ...
+
+
+@runtime_checkable
 class Counts(Protocol):
     """A driver that can tell how much there is of everything."""
 

@@ -92,10 +92,10 @@ def test_where_no_other_process_could_run_it_the_core_says_so(run):
 
 
 def test_an_adapter_that_is_not_installed_comes_with_the_command(run):
-    told = run("perform", "redis://host", "greet")
+    told = run("perform", "amqp://host", "greet")
 
     assert told.exit_code == 2
-    assert "pip install 'offload[redis]'" in told.stderr
+    assert "pip install 'offload[amqp]'" in told.stderr
     assert told.stderr.count("\n") == 1
 
 

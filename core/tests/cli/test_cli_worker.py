@@ -192,7 +192,7 @@ def test_log_level(start, application, perform, sqlite_url):
 
 
 def test_the_url_given_here_wins(start, application, sqlite_url, perform):
-    application('import offload\nworker = offload.connect("redis://not-installed")')
+    application('import offload\nworker = offload.connect("amqp://not-installed")')
     program = start("worker", "app:worker", "--url", sqlite_url)
     program.until_line("Running")
 

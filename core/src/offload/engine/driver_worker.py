@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
-from offload.driver import Counts, DeadLetterStore, Driver, Entry
+from offload.driver import ClaimNotes, Counts, DeadLetterStore, Driver, Entry
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.outbox import MAX_BATCH, Outbox
@@ -163,6 +164,9 @@ class DriverWorker(Worker):
         if not self._is_open:
             await self._driver.open()
             self._is_open = True
+            if isinstance(self._driver, ClaimNotes):
+                notes = {**self.claims.notes, **self._driver.claim_notes()}
+                self.claims = replace(self.claims, notes=notes)
 
     async def _bind(self) -> None:
         """Belong to the running loop from now on, unless another one that lives has us."""

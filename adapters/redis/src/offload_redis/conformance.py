@@ -1,0 +1,110 @@
+"""What the conformance kit can't know of Redis by itself: a server to strike, and a stranger's way.
+
+A pytest plugin, which `offload certify redis://…` loads. Nothing else imports it.
+
+`OFFLOAD_REDIS_SERVER=redis-server offload certify redis://127.0.0.1:7001` starts that program on
+the port of the URL, in a folder of its own, and kills it as the rules demand. Without the variable
+the server at the URL is used as it is, and the rules that need its death stay unverified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from offload.config import parse_address
+from offload_conformance.lab import Inject, Server
+from offload_redis.keys import QueueKeys, queues_key
+from offload_redis.servers import DEFAULT_PORT
+
+PROGRAM = "OFFLOAD_REDIS_SERVER"
+START_SECONDS = 20.0
+
+
+class PrivateServer:
+    """A Redis server of our own on a loopback port, which keeps an append-only file."""
+
+    def __init__(self, program: str, port: int, folder: Path, options: Sequence[str] = ()) -> None:
+        self._command = [
+            *(program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+            *("--appendonly", "yes", "--save", "", *options),
+        ]
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._port
+
+    async def start(self) -> None:
+        process = self._launch()
+        async with asyncio.timeout(START_SECONDS):
+            while not await self._answers():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{self._command[0]} ended: is port {self._port} in use?")
+                await asyncio.sleep(0.02)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)  # noqa: S603
+        return self._process
+
+    async def _answers(self) -> bool:
+        client = redis.asyncio.Redis(host="127.0.0.1", port=self._port)
+        try:
+            return bool(await client.ping())
+        except redis.RedisError:
+            return False
+        finally:
+            await client.aclose()
+
+    async def kill(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Kill it, if it runs."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def private_server(pytestconfig: pytest.Config) -> Iterator[PrivateServer | None]:
+    """The program that `$OFFLOAD_REDIS_SERVER` names, running."""
+    program = os.environ.get(PROGRAM)
+    if program is None:
+        yield None
+        return
+    address = parse_address(pytestconfig.getoption("offload_url"))
+    with tempfile.TemporaryDirectory() as folder:
+        server = PrivateServer(program, address.port or DEFAULT_PORT, Path(folder))
+        try:
+            asyncio.run(server.start())
+            yield server
+        finally:
+            server.end()
+
+
+@pytest.fixture
+def offload_server(private_server: PrivateServer | None) -> Server | None:
+    """The server that may be killed."""
+    return private_server
+
+
+@pytest.fixture
+def offload_inject(offload_url: str) -> Inject:
+    """Pushes bytes into the list of what is ready, as another program could."""
+
+    async def inject(namespace: str, queue: str, body: bytes) -> None:
+        client = redis.asyncio.Redis.from_url(offload_url.partition("?")[0])
+        async with client:
+            await client.sadd(queues_key(namespace), queue)
+            await client.rpush(QueueKeys(namespace, queue, "").ready, body)
+
+    return inject

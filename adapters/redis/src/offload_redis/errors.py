@@ -1,0 +1,56 @@
+"""What Redis and its client report, in the terms of the contract."""
+
+from __future__ import annotations
+
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+
+from offload import BackendError, BackendUnavailableError
+
+# What a server answers that can't do it now, and did nothing.
+_REFUSALS: dict[type[RedisError], str] = {
+    OutOfMemoryError: "is out of memory, and refuses to store more",
+    ReadOnlyError: "is a read-only replica",
+    BusyLoadingError: "is still loading its data",
+    MasterDownError: "is a replica that has lost its master",
+    ClusterDownError: "is part of a cluster that is down",
+}
+_REFUSAL_CODES = {
+    "MISCONF": "refuses to write: it can't save to its disk",
+    "NOREPLICAS": "refuses to write: too few replicas are connected",
+    "BUSY": "is busy with a script of another program",
+}
+
+
+def translate(error: Exception, where: str, *, maybe_stored: bool) -> BackendError:
+    """The error to raise for one of the client's."""
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return BackendError(f"{where} does not accept this user and password")
+    if isinstance(error, NoPermissionError):
+        return BackendError(f"{where}: the user lacks a permission: {error}")
+    text = str(error)
+    refusal = _REFUSAL_CODES.get(text.partition(" ")[0])
+    for kind, meaning in _REFUSALS.items():
+        if isinstance(error, kind):
+            refusal = meaning
+    if refusal:
+        return BackendUnavailableError(f"{where} {refusal}", maybe_stored=maybe_stored)
+    if isinstance(error, ResponseError):
+        return BackendError(f"{where} answered: {text}")
+    if isinstance(error, TimeoutError):
+        reason = "it doesn't answer in time"
+    elif isinstance(error, (OSError, RedisError)):
+        reason = text or type(error).__name__
+    else:
+        raise error
+    return BackendUnavailableError(f"{where} is away: {reason}", maybe_stored=maybe_stored)

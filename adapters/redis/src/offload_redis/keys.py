@@ -1,0 +1,47 @@
+"""Where everything lies. Part of the wire format: see docs/redis.md."""
+
+from __future__ import annotations
+
+
+def queues_key(namespace: str) -> str:
+    """The set of the names of all queues."""
+    return f"{namespace}:queues"
+
+
+class QueueKeys:
+    """The keys of one queue. They share a hash tag, so that one script may touch them all."""
+
+    __slots__ = (
+        "dead",
+        "dead_jobs",
+        "dead_reasons",
+        "later",
+        "leases",
+        "queue",
+        "ready",
+        "running",
+        "sent",
+        "wake",
+    )
+
+    def __init__(self, namespace: str, queue: str, performer: str) -> None:
+        start = f"{namespace}:{{{queue}}}"
+        self.queue = queue
+        self.ready = f"{start}:ready"
+        """List of entries, in the order in which they are taken."""
+        self.later = f"{start}:later"
+        """Sorted set of entries, by due time."""
+        self.running = f"{start}:running"
+        """Hash of entries that are leased, by session and number."""
+        self.leases = f"{start}:leases"
+        """Sorted set of the sessions that hold leases, by the end of these."""
+        self.wake = f"{start}:wake"
+        """A marker, when there is something that an idle worker should look at."""
+        self.dead = f"{start}:dead"
+        """Sorted set of the ids of dead letters, by time of death."""
+        self.dead_jobs = f"{start}:dead:jobs"
+        """Hash of their entries, by id."""
+        self.dead_reasons = f"{start}:dead:reasons"
+        """Hash of why they died, by id."""
+        self.sent = f"{start}:sent:{performer}"
+        """Number of the last call with which this performer enqueued here; forgotten in an hour."""

@@ -1,0 +1,90 @@
+"""One connection to one server, on which one batch of commands is under way at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from offload_redis.commands import Command, Commands
+from offload_redis.errors import translate
+
+
+def _find_packer() -> Callable[[Any], bytes] | None:
+    try:
+        from hiredis import pack_command  # an extra; redis-py takes it for its blocking client only
+    except ImportError:
+        return None
+    return pack_command
+
+
+_pack = _find_packer()
+
+
+class Link(Commands):
+    """Sends commands and reads what they bring, with a deadline, and connects when it must.
+
+    redis-py's own client would do as well, but retries in silence for longer
+    than a perform may take, and can't tell what was sent from what wasn't.
+    """
+
+    def __init__(self, connection: AbstractConnection, where: str, timeout: float) -> None:
+        super().__init__(where)
+        self._connection = connection
+        self._timeout = timeout
+        self._turn = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        if self._loop is not asyncio.get_running_loop():
+            await self._move_to(asyncio.get_running_loop())
+        sent = False
+        async with self._turn:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    if self._connection.is_connected:
+                        sent = True
+                        try:
+                            return await self._exchange(commands)
+                        except (RedisConnectionError, OSError):
+                            # It may have been dead for long: only now is it noticed.
+                            await self.drop()
+                    await self._connection.connect()  # type: ignore[no-untyped-call]
+                    sent = True
+                    return await self._exchange(commands)
+            except BaseException as error:
+                # Whatever is still to come on it must never be taken for another's reply.
+                await self.drop()
+                if isinstance(error, (RedisError, OSError)):
+                    raise translate(error, self.where, maybe_stored=sent) from error
+                raise
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connection
+        await connection.send_packed_command(
+            [_pack(tuple(command)) for command in commands]
+            if _pack
+            else connection.pack_commands(commands)
+        )
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response(disable_decoding=True))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+
+    async def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        await self.drop()
+        self._turn = asyncio.Lock()
+        self._loop = loop
+
+    async def drop(self) -> None:
+        # On the connection of a loop that was closed it says so, and disconnects all the same.
+        with contextlib.suppress(RuntimeError):
+            await self._connection.disconnect(nowait=True)

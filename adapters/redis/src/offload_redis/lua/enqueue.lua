@@ -1,0 +1,47 @@
+-- Store up to 100 jobs of one queue.
+-- KEYS ready, later, wake, sent
+-- ARGV number of this call, then for each job: id, due, body
+--   due is "" for now, "+500" for 500 ms from now, or an instant in ms.
+
+-- The performer numbers its calls and sends one at a time, so a call that comes twice is known.
+local last = redis.call('SET', KEYS[4], ARGV[1], 'EX', 3600, 'GET')
+if last and tonumber(last) >= tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[4], last, 'EX', 3600)
+  return 0
+end
+
+local now = now_ms()
+local ready, later = {}, {}
+local first_due
+for i = 2, #ARGV, 3 do
+  local id, due, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if due == '' then
+    due = now
+  elseif due:sub(1, 1) == '+' then
+    due = now + 1 + tonumber(due)  -- the millisecond that is now has begun already
+  else
+    due = tonumber(due)
+  end
+  local entry = pack(id, 0, due, body)
+  if due > now then
+    later[#later + 1] = due
+    later[#later + 1] = entry
+    if not first_due or due < first_due then
+      first_due = due
+    end
+  else
+    ready[#ready + 1] = entry
+  end
+end
+
+-- Where there was something ready before, somebody has been woken for it, who sees to the rest.
+local wake = #ready > 0 and redis.call('RPUSH', KEYS[1], unpack(ready)) == #ready
+if first_due then
+  local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+  wake = wake or not head[2] or first_due < tonumber(head[2])
+  redis.call('ZADD', KEYS[2], unpack(later))
+end
+if wake then
+  redis.call('ZADD', KEYS[3], 0, 'wake')
+end
+return #ready + #later / 2

@@ -1,0 +1,54 @@
+-- Lease up to 100 jobs that are due.
+-- KEYS ready, later, running, leases, wake
+-- ARGV session, lease in ms, number of the first job, limit, "begin" for a new session
+-- Returns whether the session holds, whether another one has lapsed, ms to the next due job
+-- (or -1), and the entries. Those are filed under session.number, counting up from the first.
+
+local session, first = ARGV[1], tonumber(ARGV[3])
+local now = now_ms()
+if ARGV[5] == 'begin' then
+  redis.call('ZADD', KEYS[4], now + ARGV[2], session)
+elseif not redis.call('ZSCORE', KEYS[4], session) then
+  return {0, 0, -1, {}}
+end
+
+local entries
+if redis.call('HEXISTS', KEYS[3], session .. '.' .. first) == 1 then
+  -- This call came before, and its answer was lost: give the same one.
+  local fields = {}
+  for i = 0, 99 do
+    fields[i + 1] = session .. '.' .. (first + i)
+  end
+  entries = {}
+  for _, entry in ipairs(redis.call('HMGET', KEYS[3], unpack(fields))) do
+    if not entry then
+      break
+    end
+    entries[#entries + 1] = entry
+  end
+else
+  local due = redis.call('ZRANGE', KEYS[2], '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)
+  if #due > 0 then
+    redis.call('RPUSH', KEYS[1], unpack(due))
+    redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #due - 1)
+  end
+  entries = redis.call('LPOP', KEYS[1], ARGV[4]) or {}
+  if #entries > 0 then
+    local filed = {}
+    for i, entry in ipairs(entries) do
+      filed[2 * i - 1] = session .. '.' .. (first + i - 1)
+      filed[2 * i] = entry
+    end
+    redis.call('HSET', KEYS[3], unpack(filed))
+  end
+end
+
+if #entries > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('ZADD', KEYS[5], 0, 'wake')  -- there is more, for whoever is idle
+end
+local wait = -1
+local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+if head[2] then
+  wait = math.max(0, head[2] - now)
+end
+return {1, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries}

@@ -1,0 +1,18 @@
+-- Give up to 100 jobs of ended sessions back to the head of the queue; the attempt counts.
+-- KEYS running, leases, ready, wake
+-- ARGV the fields, the one that was taken last first
+
+for _, field in ipairs(ARGV) do
+  local session = field:match('^(.*)%.')
+  local entry = redis.call('HGET', KEYS[1], field)
+  if entry and not (session and redis.call('ZSCORE', KEYS[2], session)) then
+    local id, attempts, due, body = read(entry)
+    if id then
+      entry = pack(id, attempts + 1, due, body)
+    end
+    redis.call('LPUSH', KEYS[3], entry)
+    redis.call('HDEL', KEYS[1], field)
+  end
+end
+redis.call('ZADD', KEYS[4], 0, 'wake')
+return #ARGV

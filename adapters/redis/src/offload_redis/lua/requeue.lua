@@ -1,0 +1,21 @@
+-- Put up to 100 dead letters back to the end of their queue, as attempt 1.
+-- KEYS ready, wake, dead, dead_jobs, dead_reasons
+-- ARGV the ids
+-- Returns those that were there.
+
+local moved = {}
+for _, wanted in ipairs(ARGV) do
+  local entry = redis.call('HGET', KEYS[4], wanted)
+  if entry then
+    local id, _, _, body = read(entry)
+    redis.call('RPUSH', KEYS[1], pack(id, 0, now_ms(), body))
+    redis.call('ZREM', KEYS[3], wanted)
+    redis.call('HDEL', KEYS[4], wanted)
+    redis.call('HDEL', KEYS[5], wanted)
+    moved[#moved + 1] = wanted
+  end
+end
+if #moved > 0 then
+  redis.call('ZADD', KEYS[2], 0, 'wake')
+end
+return moved

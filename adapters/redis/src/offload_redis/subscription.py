@@ -1,0 +1,153 @@
+"""The consuming side."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+from offload import BackendError, Delivery, Fetched, Settlement, Verdict
+from offload_redis import scripts
+from offload_redis.batches import batches
+from offload_redis.commands import Commands
+from offload_redis.entries import encode_reason
+from offload_redis.keeper import Keeper
+from offload_redis.keys import QueueKeys
+from offload_redis.scripts import Argument, Call
+from offload_redis.session import Session, session_of
+from offload_redis.sweeper import Sweeper
+from offload_redis.waker import Waker
+
+log = logging.getLogger("offload")
+
+LOOK_SECONDS = 1.0
+"""How often an idle worker looks for itself: a marker can be lost with the worker that took it."""
+
+
+class RedisSubscription:
+    """Leases the jobs of some queues for one worker."""
+
+    def __init__(
+        self,
+        queues: Sequence[QueueKeys],
+        lease: timedelta,
+        ways_in: tuple[Commands, Commands],
+        waker: Waker,
+        keeper: Keeper,
+    ) -> None:
+        self.lease = lease
+        self._queues = {keys.queue: keys for keys in queues}
+        self._sessions = [Session(keys, lease) for keys in queues]
+        # Each its own, so that neither waits for the other.
+        self._fetching, self._settling = ways_in
+        self._waker = waker
+        self._keeper = keeper
+        self._sweeper = Sweeper(queues, self._fetching, lease)
+        self._turn = 0
+
+    async def fetch(self, limit: int) -> Fetched:
+        if self._sweeper.is_due:
+            await self._sweeper.sweep()
+        self._turn += 1
+        first = self._turn % len(self._sessions)
+        order = self._sessions[first:] + self._sessions[:first]
+        deliveries: list[Delivery] = []
+        next_due: int | None = None
+        while order and len(deliveries) < limit:
+            room = limit - len(deliveries)
+            asked, order = order[:room], order[room:]
+            share = max(1, room // len(asked))
+            for wait, taken in await self._fetch(asked, share):
+                deliveries += taken
+                if wait >= 0:
+                    next_due = wait if next_due is None else min(next_due, wait)
+        return Fetched(deliveries, next_due)
+
+    async def _fetch(
+        self, sessions: Sequence[Session], share: int
+    ) -> list[tuple[int, list[Delivery]]]:
+        """Ask each of these queues; of each, the ms to its next due job, and what was leased."""
+        replies = await self._fetching.run([session.fetch(share) for session in sessions])
+        answers = []
+        for session, (holds, lapsed, wait, entries) in zip(sessions, replies, strict=True):
+            if not holds:
+                # Frozen for longer than the lease, and taken for dead: begin anew, at once.
+                session.end()
+                wait = 0
+            if lapsed:
+                self._sweeper.hasten()
+            answers.append((wait, session.read(entries) if holds else []))
+        return answers
+
+    async def wait(self, timeout: float) -> None:
+        await self._waker.wait(min(timeout, LOOK_SECONDS))
+
+    # -- settling --------------------------------------------------------------
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        groups: dict[tuple[str, str], list[Settlement]] = defaultdict(list)
+        for settlement in settlements:
+            delivery = settlement.delivery
+            groups[delivery.queue, session_of(delivery.receipt)].append(settlement)
+        calls = [
+            self._settle(self._queues[queue], session, batch)
+            for (queue, session), group in groups.items()
+            for batch in batches(group)
+        ]
+        foreign = {field.decode() for fields in await self._settling.run(calls) for field in fields}
+        if not foreign:
+            return ()
+        return [each.delivery for each in settlements if each.delivery.receipt in foreign]
+
+    @staticmethod
+    def _settle(keys: QueueKeys, session: str, batch: Sequence[Settlement]) -> Call:
+        if all(each.verdict is Verdict.ACKNOWLEDGE for each in batch):
+            fields = [each.delivery.receipt for each in batch]
+            return Call(scripts.ACKNOWLEDGE, (keys.running, keys.leases), (session, *fields))
+        arguments: list[Argument] = [session]
+        for each in batch:
+            arguments += (each.delivery.receipt, *_verdict(each))
+        return Call(
+            scripts.SETTLE,
+            (
+                *(keys.running, keys.leases, keys.ready, keys.later),
+                *(keys.wake, keys.dead, keys.dead_jobs, keys.dead_reasons),
+            ),
+            tuple(arguments),
+        )
+
+    # -- leases ----------------------------------------------------------------
+
+    def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """All leases of a session are one, so all are extended, or all are lost."""
+        sessions = list(self._sessions)
+        held = self._keeper.run([session.extend() for session in sessions])
+        names = {session.name for session, holds in zip(sessions, held, strict=True) if holds}
+        if len(names) == len(sessions):
+            return ()
+        return [each for each in deliveries if session_of(each.receipt) not in names]
+
+    async def close(self) -> None:
+        await self._waker.close()
+        self._keeper.close()
+        try:
+            await self._settling.run([session.leave() for session in self._sessions])
+        except BackendError as error:
+            log.warning("what is leased goes back when the lease ends: %s", error)
+        finally:
+            await asyncio.gather(self._fetching.drop(), self._settling.drop())
+
+
+def _verdict(settlement: Settlement) -> tuple[Argument, Argument, Argument]:
+    """What the script wants to know of it: the verdict, and two values that go with it."""
+    match settlement.verdict:
+        case Verdict.ACKNOWLEDGE:
+            return "acknowledge", "", ""
+        case Verdict.RELEASE:
+            return "release", "", ""
+        case Verdict.RETRY:
+            return "retry", settlement.delay_ms, ""
+        case Verdict.DEAD_LETTER:
+            return "dead", settlement.delivery.id, encode_reason(settlement.failure)
