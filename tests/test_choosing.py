@@ -33,7 +33,9 @@ def test_conf_1_no_string_at_all(monkeypatch):
 
 
 def test_conf_2_an_unknown_scheme_lists_the_installed_ones():
-    with pytest.raises(UnknownAdapterError, match=r"installed: (.*, )?simple://, sqlite://(, .*)?$"):
+    with pytest.raises(
+        UnknownAdapterError, match=r"installed: (.*, )?simple://, sqlite://(, .*)?$"
+    ):
         offload.connect("nosuch://")
 
 

@@ -48,6 +48,39 @@ async def test_a_file_and_a_socket(tmp_path):
     assert Belongings.now().more_than(before) == []
 
 
+async def test_a_second_task_of_a_name():
+    first = asyncio.create_task(asyncio.sleep(60), name="twin")
+    before = Belongings.now()
+    second = asyncio.create_task(asyncio.sleep(60), name="twin")
+    assert Belongings.now().more_than(before) == ["task twin"]
+    first.cancel()
+    await asyncio.wait([first])
+    assert Belongings.now().more_than(before) == []
+    second.cancel()
+
+
+async def test_a_second_thread_of_a_name():
+    ended = threading.Event()
+    first, second = (threading.Thread(target=ended.wait, name="twin") for _ in range(2))
+    first.start()
+    before = Belongings.now()
+    second.start()
+    assert Belongings.now().more_than(before) == ["thread twin"]
+    ended.set()
+    first.join()
+    second.join()
+
+
+async def test_what_asyncio_keeps_for_all_is_no_leak():
+    before = Belongings.now()
+    await asyncio.to_thread(int)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=-1)
+    found = Belongings.now().more_than(before)
+    assert [name for name in found if not name.startswith("file ")] == []
+    process.kill()
+    await process.communicate()
+
+
 async def test_what_is_gone_is_no_leak():
     task = asyncio.create_task(asyncio.sleep(60), name="early")
     before = Belongings.now()

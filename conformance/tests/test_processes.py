@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 
 import pytest
@@ -10,7 +11,7 @@ import offload
 from offload import Job
 from offload_conformance.history import History
 from offload_conformance.processes import WorkerProcess
-from offload_conformance.stage import Stage
+from offload_conformance.stage import Stage, TooLateError
 from offload_conformance.verdicts import Verdict, judge
 
 
@@ -83,6 +84,18 @@ async def test_a_frozen_one_is_cleared_away(stage, sqlite_url):
         frozen.freeze()
     assert frozen.process.returncode == -signal.SIGKILL
     assert verdict(stage) is Verdict.UNKNOWN
+
+
+async def test_one_that_never_gets_ready_is_killed(stage, monkeypatch, tmp_path):
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 60\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(hangs))
+    monkeypatch.setattr(stage, "until", functools.partial(stage.until, deadline=0.1))
+    victim = WorkerProcess("simple://", stage, "victim")
+    with pytest.raises(TooLateError, match="victim to start"):
+        await victim.__aenter__()
+    assert victim.process.returncode == -signal.SIGKILL
 
 
 async def test_a_job_that_kills_its_process(stage, sqlite_url, act):

@@ -1,33 +1,94 @@
-"""What the author of an adapter adds for the kit, here for SQLite: a pytest plugin of fixtures.
+"""What the author of an adapter adds for the kit, here for all variants: fixtures of pytest.
 
-`PYTEST_PLUGINS=offload_mutants.author offload certify sqlite:////tmp/jobs.db` uses it.
+Found by the kit as that of any adapter is, by the entry point `mutant`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import secrets
-import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
+from offload import Entry
 from offload.config import parse_address
-from offload_conformance.lab import Inject
+from offload_conformance.needs import Inject, Server
+from offload_mutants import net_wire
+from offload_mutants.registry import VARIANTS
+from offload_sqlite.conformance import inject_into
+from offload_sqlite.options import database_path
+
+
+class BackendProcess:
+    """The backend of the variants of base `net`, in a process of its own."""
+
+    def __init__(self, port: int, flags: tuple[str, ...]) -> None:
+        self.address = ("127.0.0.1", port)
+        command = (sys.executable, "-m", "offload_mutants.net_backend", str(port), *flags)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    async def start(self) -> None:
+        self.tell("start")
+
+    async def kill(self) -> None:
+        self.tell("kill")
+
+    def tell(self, word: str) -> None:
+        """Tell it what to do, and return when that is done."""
+        if self._process.stdin is None or self._process.stdout is None:
+            raise AssertionError("it has pipes")
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "done\n":
+            raise RuntimeError(f"the backend couldn't {word}")
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="session")
+def offload_backend(pytestconfig: pytest.Config) -> Iterator[BackendProcess | None]:
+    """The backend of the variant under test, if it has one."""
+    variant = VARIANTS[os.environ["OFFLOAD_MUTANT"]]
+    if variant.base != "net":
+        yield None
+        return
+    port = parse_address(pytestconfig.getoption("offload_url")).port
+    if port is None:
+        raise AssertionError("the matrix gives it a port")
+    backend = BackendProcess(port, variant.backend)
+    yield backend
+    backend.end()
 
 
 @pytest.fixture
-def offload_inject(offload_url: str) -> Inject | None:
-    """Writes bytes into the table of jobs, as another program could."""
+def offload_server(offload_backend: BackendProcess | None) -> Server | None:
+    """The backend, which runs when a test begins, whatever the one before has left."""
+    if offload_backend is not None:
+        offload_backend.tell("start")
+    return offload_backend
+
+
+@pytest.fixture
+def offload_inject(offload_url: str, offload_server: Server | None) -> Inject | None:
+    """Stores bytes as another program could: in the file, or over the network."""
     address = parse_address(offload_url)
-    return inject_into(address.path[1:]) if address.path else None
+    if offload_server is not None:
+        return inject_over(offload_server.address)
+    return inject_into(database_path(address)) if address.path else None
 
 
-def inject_into(path: str) -> Inject:
-    """Inject bytes into the database at this path."""
+def inject_over(address: net_wire.Address) -> Inject:
+    """Inject bytes into the backend at this address."""
 
     async def inject(namespace: str, queue: str, body: bytes) -> None:
-        statement = f'INSERT INTO "{namespace}_job" (queue, id, due_ms, body) VALUES (?, ?, 0, ?)'
-        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute(statement, (queue, secrets.token_hex(8), body))
+        entry = Entry(secrets.token_hex(8), queue, body)
+        net_wire.ask(address, net_wire.Enqueue(namespace, [entry]), 5)
 
     return inject

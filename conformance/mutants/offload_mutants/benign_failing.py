@@ -14,7 +14,7 @@ import msgspec
 import offload_simple
 import offload_sqlite
 from offload import Delivery, Fetched, Settlement, UnsupportedError, Verdict
-from offload_mutants.drivers import Settles, SettlesSqlite, fetches
+from offload_mutants.drivers import Settles, fetches
 from offload_mutants.registry import benign
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
@@ -50,7 +50,7 @@ class KeepsShortErrors(Settles):
 
 
 @benign(base="sqlite")
-class SettlesSlowlyOneByOne(SettlesSqlite):
+class SettlesSlowlyOneByOne(SqliteDriver):
     """Takes a round trip for each verdict, as a far server does."""
 
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:

@@ -77,7 +77,7 @@ class HasIdsOfItsOwn(DriverWorker):
 class WrapsItsHandlers(Wrapper):
     """Registers functions of its own around the handlers, as middleware does."""
 
-    def register(self, name: str, handler: Any, **options: Any) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         @functools.wraps(handler)
         async def call_async(args: Args) -> None:
             await asyncio.sleep(0)
@@ -88,7 +88,7 @@ class WrapsItsHandlers(Wrapper):
             handler(args)
 
         wrapped = call_async if inspect.iscoroutinefunction(handler) else call_plain
-        super().register(name, wrapped if callable(handler) else handler, **options)
+        return wrapped if callable(handler) else handler
 
 
 @benign()

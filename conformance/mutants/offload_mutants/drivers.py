@@ -5,69 +5,51 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
 from typing import Any
 
-from offload import Args, Backoff, Delivery, Fetched, Handler, Settlement
+from offload import Args, Delivery, Fetched, Settlement
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
-from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
 
 
-class Settles(SimpleDriver):
-    """A driver that carries out other verdicts than it is given."""
+class ChangesVerdicts:
+    """A mixin: a driver that carries out other verdicts than it is given."""
 
     def change(self, settlement: Settlement) -> Settlement:
         return settlement
 
-    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
-        subscription = await super().subscribe(queues)
+    async def subscribe(self, queues: Sequence[str]) -> Any:
+        subscription = await super().subscribe(queues)  # type: ignore[misc]
         settle = subscription.settle
 
-        async def changed(settlements: Sequence[Settlement]) -> Collection[Delivery]:
-            return await settle([self.change(each) for each in settlements])
+        async def settle_changed(settlements: Sequence[Settlement]) -> Collection[Delivery]:
+            changed = [self.change(each) for each in settlements]
+            foreign: Collection[Delivery] = await settle(changed)
+            return foreign
 
-        subscription.settle = changed  # type: ignore[method-assign]
+        subscription.settle = settle_changed
         return subscription
+
+
+class Settles(ChangesVerdicts, SimpleDriver):
+    """The one in memory, with other verdicts."""
+
+
+class SettlesSqlite(ChangesVerdicts, SqliteDriver):
+    """The one on SQLite, with other verdicts."""
 
 
 class Handles(Wrapper):
-    """A worker that calls every handler in another way."""
+    """A worker that calls every `async def` handler in another way."""
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
-        if inspect.iscoroutinefunction(handler):
-            handler = functools.partial(self.handle, handler)
-        super().register(name, handler, max_attempts=max_attempts, backoff=backoff, timeout=timeout)
+    def change_handler(self, name: str, handler: Any) -> Any:
+        is_async = inspect.iscoroutinefunction(handler)
+        return functools.partial(self.handle, handler) if is_async else handler
 
     async def handle(self, handler: Callable[[Args], Any], args: Args) -> None:
         await handler(args)
-
-
-class SettlesSqlite(SqliteDriver):
-    """As `Settles`, on SQLite."""
-
-    def change(self, settlement: Settlement) -> Settlement:
-        return settlement
-
-    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
-        subscription = await super().subscribe(queues)
-        settle = subscription.settle
-
-        async def changed(settlements: Sequence[Settlement]) -> Collection[Delivery]:
-            return await settle([self.change(each) for each in settlements])
-
-        subscription.settle = changed  # type: ignore[method-assign]
-        return subscription
 
 
 def fetches(

@@ -1,30 +1,38 @@
 """The matrix: every variant against every rule. `python -m offload_mutants.matrix [NAME …]`.
 
-Prints a row for each: whether its own rule killed it, and which other rules fell. Exits with 1
-unless every mutant is killed by the rule it names, nothing unrelated fell, and every benign
-variant passed.
+Prints a row for each: whether its own rule killed it, and which other rules fell; and at the end,
+for each rule, how many mutants it has killed. Exits with 1 unless every mutant is killed by the
+rule it names, nothing unrelated fell, and every benign variant passed.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from offload_conformance.certificate import Certificate
-from offload_conformance.rules import RULES
+from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
-from offload_mutants import VARIANTS
-from offload_mutants.registry import Variant
+from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 2
+AT_ONCE = 3
+"""For two cores: a run is idle for more than half of its time."""
 TIMEOUT = 300
+
+running: set[int] = set()
+"""The process groups of the runs that are under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,64 +40,112 @@ class Row:
     """What the kit said of a variant."""
 
     variant: Variant
-    fallen: tuple[str, ...]
+    fallen: Sequence[str] = ()
     """The rules that failed."""
-    open: tuple[str, ...]
+    open: Sequence[str] = ()
     """The rules that are neither passed, nor failed, nor unclaimed."""
+    trouble: str = ""
+    """Why the kit said nothing."""
+
+    @property
+    def is_killed(self) -> bool:
+        """Whether it broke the rule that it names."""
+        return self.variant.breaks in self.fallen
+
+    @property
+    def strays(self) -> list[str]:
+        """The rules that fell, and must not have."""
+        allowed = (self.variant.breaks, *self.variant.also)
+        return [rule for rule in self.fallen if rule not in allowed]
 
     @property
     def is_right(self) -> bool:
         """Whether the kit judged it as it should."""
-        if self.variant.breaks is None:
-            return not self.fallen and not self.open
-        allowed = {self.variant.breaks, *self.variant.also}
-        return self.variant.breaks in self.fallen and set(self.fallen) <= allowed
+        if self.trouble or self.strays:
+            return False
+        return self.is_killed if self.variant.breaks else not self.open
+
+    @property
+    def verdict(self) -> str:
+        """What became of it, in a word or two."""
+        if self.trouble:
+            return self.trouble.partition(":")[0]
+        if self.variant.breaks:
+            return "killed" if self.is_killed else "SURVIVED"
+        return "passed" if self.is_right else "FALSE ALARM"
 
     def __str__(self) -> str:
-        kind = self.variant.breaks or "benign"
-        if self.variant.breaks is None:
-            verdict = "passed" if self.is_right else "FALSE ALARM"
-        else:
-            verdict = "killed" if self.variant.breaks in self.fallen else "SURVIVED"
-        others = [rule for rule in self.fallen if rule != self.variant.breaks]
-        strays = [rule for rule in others if rule not in self.variant.also]
-        text = f"{kind:<8} {verdict:<12} {self.variant.name:<44}"
-        if others:
-            text += f" also: {', '.join(others)}"
-        if strays and self.variant.breaks:
-            text += f"  UNRELATED: {', '.join(strays)}"
-        return text
+        text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.variant.name:<44}"
+        told = {
+            "also": [rule for rule in self.fallen if rule != self.variant.breaks],
+            "UNRELATED": self.strays if self.variant.breaks else [],
+            "OPEN": [] if self.variant.breaks else self.open,
+            "why": [why] if (why := self.trouble.partition(": ")[2]) else [],
+        }
+        return text + "".join(f"  {name}: {', '.join(what)}" for name, what in told.items() if what)
 
 
-def judge(variant: Variant) -> Row:
+def judge(variant: Variant, compiled: str) -> Row:
     """Let the kit certify a variant, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        path = f"/{folder}/jobs.db" if variant.base == "sqlite" else ""
-        command = [sys.executable, "-m", "offload_conformance", "certify", f"mutant://{path}"]
-        command += ["--out", folder, *(["--quick"] if variant.quick else [])]
-        subprocess.run(
-            command,
-            env={
-                **os.environ,
-                "OFFLOAD_MUTANT": variant.name,
-                "PYTEST_PLUGINS": "offload_mutants.author",
-            },
-            capture_output=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-        (file,) = Path(folder).glob("mutant*.json")
-        certificate = msgspec.json.decode(file.read_bytes(), type=Certificate)
+        trouble = certify(variant, folder, compiled)
+        for file in Path(folder).glob("mutant*.json"):
+            return read(variant, msgspec.json.decode(file.read_bytes(), type=Certificate))
+    return Row(variant, trouble=trouble)
+
+
+def certify(variant: Variant, folder: str, compiled: str) -> str:
+    """Have a certificate written to the folder; the answer is why there may be none."""
+    command = [sys.executable, "-m", "offload_conformance", "certify", url_of(variant, folder)]
+    command += ["--out", folder, *(["--quick"] if variant.quick else [])]
+    env = {**os.environ, "OFFLOAD_MUTANT": variant.name, "PYTHONPYCACHEPREFIX": compiled}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once for all, not once for each
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        running.add(process.pid)
+        try:
+            _, errors = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with the workers that it has started
+            return f"TIMED OUT: {TIMEOUT} s"
+        finally:
+            running.discard(process.pid)
+    last = errors.strip().splitlines()[-1:]
+    return f"CRASHED: {last[0] if last else process.returncode}"
+
+
+def url_of(variant: Variant, folder: str) -> str:
+    """A config string for a backend of its own."""
+    if variant.base == "sqlite":
+        return f"mutant:///{folder}/jobs.db"
+    return f"mutant://127.0.0.1:{free_port()}" if variant.base == "net" else "mutant://"
+
+
+def free_port() -> int:
+    """A port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def read(variant: Variant, certificate: Certificate) -> Row:
+    """What the certificate says of a variant."""
     fine = (Verdict.PASS, Verdict.NOT_CLAIMED, Verdict.FAIL)
     return Row(
         variant,
-        tuple(rule.id for rule in certificate.rules if rule.verdict == Verdict.FAIL),
-        tuple(
+        [rule.id for rule in certificate.rules if rule.verdict == Verdict.FAIL],
+        [
             rule.id
             for rule in certificate.rules
             # In the quick profile some rules have no test.
             if rule.verdict not in fine and (rule.tests or not variant.quick)
-        ),
+        ],
     )
 
 
@@ -97,22 +153,41 @@ def main(names: list[str]) -> int:
     """Judge these variants, or all."""
     chosen = [VARIANTS[name] for name in names] or list(VARIANTS.values())
     rows: list[Row] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for row in pool.map(judge, chosen):
-            print(row, flush=True)
-            rows.append(row)
-    wrong = [row for row in rows if not row.is_right]
-    covered = {row.variant.breaks for row in rows if row.variant.breaks and row.is_right}
-    mutants = [row for row in rows if row.variant.breaks]
-    print(
-        f"\n{len(mutants)} mutants, {len(mutants) - sum(r in wrong for r in mutants)} killed by "
-        f"their own rule alone; {len(rows) - len(mutants)} benign variants, "
-        f"{sum(not row.variant.breaks for row in wrong)} false alarms"
-    )
+    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as compiled:
+        try:
+            for row in pool.map(partial(judge, compiled=compiled), chosen):
+                print(row, flush=True)
+                rows.append(row)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for group in running.copy():
+                os.killpg(group, signal.SIGKILL)
+            raise
+    show(rows)
+    covered = {row.variant.breaks for row in rows if row.is_right}
     if not names and (bare := [rule for rule in RULES if rule not in covered]):
         print(f"rules without a mutant: {', '.join(bare)}")
         return 1
-    return 1 if wrong else 0
+    return 0 if all(row.is_right for row in rows) else 1
+
+
+def show(rows: list[Row]) -> None:
+    """How many mutants each rule has killed, and how many variants were judged rightly."""
+    own = Counter(row.variant.breaks for row in rows if row.is_killed)
+    every = Counter(rule for row in rows if row.variant.breaks for rule in row.fallen)
+    print("\nmutants killed by each rule: its own + others that fell with it")
+    for chapter in CHAPTERS:
+        counts = (
+            f"{rule.id.partition('-')[2]}: {own[rule.id]}+{every[rule.id] - own[rule.id]}"
+            for rule in chapter.rules
+        )
+        print(f"{chapter.key:<5}" + "".join(f"{count:<10}" for count in counts).rstrip())
+    mutants = [row for row in rows if row.variant.breaks]
+    right = [row for row in rows if not row.variant.breaks]
+    print(
+        f"{len(mutants)} mutants, {sum(row.is_right for row in mutants)} killed by their own rule "
+        f"alone; {len(right)} benign variants, {sum(not row.is_right for row in right)} not passed"
+    )
 
 
 if __name__ == "__main__":

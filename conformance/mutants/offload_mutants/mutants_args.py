@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 import offload
-from offload import Backoff, Handler, InvalidJobError, Job
+from offload import InvalidJobError, Job
 from offload.config import Config
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
@@ -112,19 +113,8 @@ class EndsTextAtNul(Altering):
 class DeliversTuples(Wrapper):
     """Decodes lists as tuples, as msgpack does when asked to be fast."""
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
-        if name == "note":
-            right = handler
-            handler = lambda args: right(each(args, _as_tuple))  # noqa: E731
-        super().register(name, handler, max_attempts=max_attempts, backoff=backoff, timeout=timeout)
+    def change_handler(self, name: str, handler: Any) -> Any:
+        return (lambda args: handler(each(args, _as_tuple))) if name == "note" else handler
 
 
 def _as_tuple(value: Any) -> Any:
@@ -155,22 +145,13 @@ class Keeping(Wrapper):
         self._kept[job_id] = kept
         return job_id
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         async def hand_over(args: offload.Args) -> None:
             await asyncio.sleep(0)  # perform has returned by then
             kept = self._kept.get(offload.current_job().id)
-            await handler(args if kept is None else self.take(kept))  # type: ignore[misc]
+            await handler(args if kept is None else self.take(kept))
 
-        right = hand_over if asyncio.iscoroutinefunction(handler) else handler
-        super().register(name, right, max_attempts=max_attempts, backoff=backoff, timeout=timeout)
+        return hand_over if inspect.iscoroutinefunction(handler) else handler
 
 
 @mutant("ARGS-2")

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import offload
-from offload import Backoff, Delivery, Fetched, Handler, Settlement, Verdict
+from offload import Delivery, Fetched, Handler, Settlement, Verdict
 from offload.config import CONCURRENCY, Config
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper, right_worker
@@ -57,21 +57,10 @@ class Slots(Wrapper):
 
     spare = 20
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
-        right = handler
+    def change_handler(self, name: str, handler: Any) -> Any:
         if inspect.iscoroutinefunction(handler):
-            right = self._in_slot(handler)
-        elif callable(handler):
-            right = self._in_slot_of_threads(handler)
-        super().register(name, right, max_attempts=max_attempts, backoff=backoff, timeout=timeout)
+            return self._in_slot(handler)
+        return self._in_slot_of_threads(handler) if callable(handler) else handler
 
     def _in_slot(self, handler: Any) -> Handler:
         async def run(args: offload.Args) -> None:

@@ -24,7 +24,7 @@ def offering(*options: Option[Any]) -> Callable[[Make], Make]:
     """Give a variant, which is declared already, options of its own."""
 
     def offer(make: Make) -> Make:
-        name: str = make.__name__  # type: ignore[attr-defined]
+        name = make.__name__
         variant = VARIANTS[name]
         adapter = replace(variant.adapter, options=(*variant.adapter.options, *options))
         VARIANTS[name] = replace(variant, adapter=adapter)

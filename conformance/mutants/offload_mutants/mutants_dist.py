@@ -6,13 +6,13 @@ import contextlib
 import time
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from offload import Delivery, Entry, Fetched, Handler, Job, StoredDeadLetter, UnknownHandlerError
+from offload import Delivery, Entry, Fetched, Job, StoredDeadLetter, UnknownHandlerError
 from offload.config import NAMESPACE, Config
 from offload.job import NAME_PATTERN
-from offload.retry import Backoff
 from offload_mutants.drivers import fetches
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
@@ -63,8 +63,8 @@ class RefusesHandlersOfOthers(Wrapper):
         super().__init__(config)
         self._names: set[str] = set()
 
-    def register(self, name: str, handler: Handler, **options: Backoff | None) -> None:  # type: ignore[override]
-        super().register(name, handler, **options)  # type: ignore[arg-type]
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        super().register(name, handler, **options)
         self._names.add(name)
 
     async def perform(self, job: Job) -> str:

@@ -175,7 +175,7 @@ class NeverExtendsALease(SqliteDriver):
 
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
         subscription = await super().subscribe(queues)
-        subscription.extend = lambda _: ()  # type: ignore[method-assign]
+        subscription.extend = lambda _: ()  # type: ignore[method-assign,assignment]
         return subscription
 
 

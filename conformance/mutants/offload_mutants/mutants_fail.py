@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from offload import (
     Args,
-    Backoff,
     Delivery,
     Failure,
-    Handler,
     Reject,
     Retry,
     Settlement,
@@ -36,18 +33,9 @@ from offload_sqlite.subscription import SqliteSubscription
 class TakesAttemptsForRetries(Wrapper):
     """Runs a job once, and then max_attempts times again, if the handler has its own number."""
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
-        if isinstance(max_attempts, int):
-            max_attempts += 1
-        super().register(name, handler, max_attempts=max_attempts, backoff=backoff, timeout=timeout)
+    def change_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        own = options["max_attempts"]
+        return options | {"max_attempts": own + 1 if isinstance(own, int) else own}
 
 
 @mutant("FAIL-1", "FAIL-2", "FAIL-9", "PERF-2")
@@ -179,16 +167,8 @@ class LetsKeyboardInterruptThrough(Handles):
 class IgnoresTimeouts(Wrapper):
     """Takes the option and does nothing with it."""
 
-    def register(
-        self,
-        name: str,
-        handler: Handler,
-        *,
-        max_attempts: int | None = None,
-        backoff: Backoff | None = None,
-        timeout: timedelta | float | None = None,
-    ) -> None:
-        super().register(name, handler, max_attempts=max_attempts, backoff=backoff)
+    def change_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return options | {"timeout": None}
 
 
 @mutant("FAIL-5")

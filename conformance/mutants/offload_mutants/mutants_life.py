@@ -31,7 +31,7 @@ class SeesItsRuns(Wrapper):
         self.tasks: set[asyncio.Task[Any]] = set()
         self.changed = asyncio.Event()
 
-    def register(self, name: str, handler: Any, **options: Any) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         async def call_it(args: Args) -> None:
             task = asyncio.current_task()
             if task is None:
@@ -47,9 +47,7 @@ class SeesItsRuns(Wrapper):
                 self.tasks.discard(task)
                 self.changed.set()
 
-        super().register(
-            name, call_it if inspect.iscoroutinefunction(handler) else handler, **options
-        )
+        return call_it if inspect.iscoroutinefunction(handler) else handler
 
     @property
     def running(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Callable
@@ -36,11 +35,11 @@ class ShortNamesOnly(Wrapper):
 class FindsOutWhenItRuns(Wrapper):
     """Takes any object for a handler."""
 
-    def register(self, name: str, handler: Any, **options: Any) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         def call_it(args: Args) -> Any:
             return handler(args)
 
-        super().register(name, handler if callable(handler) else call_it, **options)
+        return handler if callable(handler) else call_it
 
 
 @mutant("REG-2")
@@ -125,13 +124,13 @@ class KnowsOnlyTheHandlersOfItsStart(Wrapper):
 class RunsDefHandlersOnTheLoop(Wrapper):
     """Calls every handler, and awaits what comes back if it can be awaited."""
 
-    def register(self, name: str, handler: Any, **options: Any) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         async def call_it(args: Args) -> None:
             result = handler(args)
             if inspect.isawaitable(result):
                 await result
 
-        super().register(name, call_it if callable(handler) else handler, **options)
+        return call_it if callable(handler) else handler
 
 
 @mutant("REG-5", "CONC-2")
@@ -142,10 +141,10 @@ class OneThreadForAllDefHandlers(Wrapper):
         super().__init__(config)
         self._lock = threading.Lock()
 
-    def register(self, name: str, handler: Any, **options: Any) -> None:
+    def change_handler(self, name: str, handler: Any) -> Any:
         def call_it(args: Args) -> None:
             with self._lock:
                 handler(args)
 
-        is_plain = callable(handler) and not asyncio.iscoroutinefunction(handler)
-        super().register(name, call_it if is_plain else handler, **options)
+        is_plain = callable(handler) and not inspect.iscoroutinefunction(handler)
+        return call_it if is_plain else handler

@@ -68,7 +68,7 @@ class GivesNoGraceBelowASecond(Wrapper):
         super().__init__(read_config(replace(config.address, query=query), ()))
 
 
-@mutant("LIFE-8", "LIFE-12")
+@mutant("LIFE-8", "LIFE-11", "LIFE-12")
 class ASecondStopReturnsAtOnce(Wrapper):
     """Takes a second stop for a wish that is being fulfilled already."""
 
@@ -233,7 +233,7 @@ class LosesInSilence(Wrapper):
     """Leaves it to the caller to look at the report."""
 
     async def stop(self) -> StopReport:
-        log = logging.getLogger("offload")
+        log = logging.getLogger("offload.job")
         log.addFilter(self._is_no_loss)
         try:
             return await super().stop()

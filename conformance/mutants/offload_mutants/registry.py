@@ -9,10 +9,15 @@ import offload_simple
 import offload_sqlite
 from offload import Adapter, Claims, Driver, Limits, Worker
 from offload.config import Config
+from offload_mutants import net_driver
 
 Make = Callable[[Config], Driver | Worker]
 
-BASES = {"simple": offload_simple.ADAPTER, "sqlite": offload_sqlite.ADAPTER}
+BASES = {
+    "simple": offload_simple.ADAPTER,
+    "sqlite": offload_sqlite.ADAPTER,
+    "net": net_driver.ADAPTER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,9 @@ class Variant:
     also: tuple[str, ...]
     """Rules that may fall with it."""
     quick: bool
-    """Whether the quick profile kills it."""
+    """Whether the quick profile is enough to judge it."""
+    backend: tuple[str, ...]
+    """Arguments of the backend, for a variant of base `net`."""
 
 
 VARIANTS: dict[str, Variant] = {}
@@ -47,10 +54,14 @@ def mutant(
 
 
 def benign(
-    *, base: str = "simple", claims: Claims | None = None, limits: Limits | None = None
+    *,
+    base: str = "simple",
+    claims: Claims | None = None,
+    limits: Limits | None = None,
+    quick: bool = True,
 ) -> Callable[[Make], Make]:
     """Register an adapter that is unusual and right."""
-    return lambda make: _register(make, None, (), base, claims, limits, quick=True)
+    return lambda make: _register(make, None, (), base, claims, limits, quick=quick)
 
 
 def _register(
@@ -67,9 +78,10 @@ def _register(
     adapter = replace(
         original, make=make, claims=claims or original.claims, limits=limits or original.limits
     )
-    name: str = make.__name__  # type: ignore[attr-defined]
+    name = make.__name__
     if name in VARIANTS:
         raise ValueError(f"two variants are called {name}")
     story = (make.__doc__ or "").strip()
-    VARIANTS[name] = Variant(name, base, adapter, story, breaks, also, quick)
+    backend = getattr(make, "backend", ())
+    VARIANTS[name] = Variant(name, base, adapter, story, breaks, also, quick, backend)
     return make

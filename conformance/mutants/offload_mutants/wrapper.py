@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from offload import (
     Backoff,
@@ -74,9 +75,17 @@ class Wrapper(Worker):
         backoff: Backoff | None = None,
         timeout: timedelta | float | None = None,
     ) -> None:
-        self.inner.register(
-            name, handler, max_attempts=max_attempts, backoff=backoff, timeout=timeout
-        )
+        handler = self.change_handler(name, handler)
+        options = {"max_attempts": max_attempts, "backoff": backoff, "timeout": timeout}
+        self.inner.register(name, handler, **self.change_options(options))
+
+    def change_handler(self, name: str, handler: Any) -> Any:
+        """What is registered in the place of this, which may be no function at all."""
+        return handler
+
+    def change_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """What is registered in the place of these options of a handler."""
+        return options
 
     async def counts(self) -> Mapping[str, QueueCounts]:
         return await self.inner.counts()

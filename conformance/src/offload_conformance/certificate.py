@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,3 @@ def differences(path: Path) -> list[str]:
     if certificate.certified != (certificate.complete and _is_certified(certificate.rules)):
         found.append("it claims to certify what its verdicts don't")
     return found
-
-
-def tool() -> str:
-    """What made a certificate, for its page."""
-    return f"offload-conformance {version('offload-conformance')}, Python {sys.version.split()[0]}"

@@ -10,16 +10,13 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-
-import pytest
 
 import offload
 from offload import DeadLetter, Job, StopReport, Worker
-from offload.adapters import find_adapter
-from offload.config import parse_address
 from offload_conformance.checks import CHECKS, broken
+from offload_conformance.needs import Inject, Needs, Server, adapter_of
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
 from offload_conformance.puppets import Troupe
@@ -33,30 +30,7 @@ class RuleBrokenError(AssertionError):
     """The adapter doesn't keep the rule that is tested."""
 
 
-class Server(Protocol):
-    """What an author adds so that faults can strike the backend: its own server."""
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port where it listens, also after a restart."""
-        ...
-
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        ...
-
-    async def kill(self) -> None:
-        """End it as kill -9 does."""
-        ...
-
-
-Inject: TypeAlias = Callable[[str, str, bytes], Awaitable[None]]
-"""What an author adds so that bytes can be put into the backend by a stranger: called with a
-namespace, a queue and the bytes, it stores them as a job that is due. A worker of that namespace
-has connected before, so what an adapter makes when it connects is there."""
-
-
-class Lab:
+class Lab(Needs):
     """One test's view of an adapter."""
 
     def __init__(
@@ -66,14 +40,9 @@ class Lab:
         server: Server | None = None,
         inject: Inject | None = None,
     ) -> None:
+        super().__init__(stage.history, adapter_of(url), server, inject)
         self.url = url
-        self._server = server
-        self._inject = inject
         self.stage = stage
-        self.history = stage.history
-        self.adapter = find_adapter(parse_address(url).scheme)
-        self.claims = self.adapter.claims
-        self.limits = self.adapter.limits
         self.namespace = f"kit-{secrets.token_hex(6)}"
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._calls = itertools.count(1)
@@ -115,48 +84,6 @@ class Lab:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(worker.stop(), 5)
             troupe.close()
-
-    def need_server(self) -> Server:
-        """The author's server; without one, the rule stays unverified.
-
-        An adapter that states no `reconnect` has no backend that could go away alone.
-        """
-        if self.limits.reconnect is None:
-            self.history.add("not_claimed", why="the backend can't go away alone")
-            pytest.skip("the backend can't go away alone")
-        if self._server is None:
-            self.history.add("unverified", why="no server to strike was given")
-            pytest.skip("no server to strike was given: see the fixture offload_server")
-        return self._server
-
-    def need_claim(self, claim: str) -> None:
-        """For a rule that says nothing of an adapter without this claim."""
-        if not self.claims.as_dict()[claim]:
-            self.history.add("not_claimed", claim=claim)
-            pytest.skip(f"{claim} is not claimed")
-
-    def need_inject(self) -> Inject:
-        """The author's way to put bytes into the backend; without one, the rule stays unverified.
-
-        Where jobs live in the memory of one process no stranger's bytes can ever come, so there
-        is nothing to prove. Wherever they outlive the process, or others write too, there is:
-        who lacks the fixture isn't certified.
-        """
-        if not (self.claims.durable or self.claims.distributed):
-            self.skip("not_claimed", "no bytes come from elsewhere")
-        if self._inject is None:
-            self.skip("unverified", "no way to inject bytes was given: the fixture offload_inject")
-        return self._inject
-
-    def need(self, claim: str) -> None:
-        """End the test of an adapter that doesn't make this claim, besides that of the chapter."""
-        if not self.claims.as_dict()[claim]:
-            self.skip("not_claimed", f"{claim} is not claimed")
-
-    def skip(self, name: str, why: str) -> NoReturn:
-        """End the test, and record why it proves nothing here."""
-        self.history.add(name, why=why)
-        pytest.skip(why)
 
     @property
     def lease(self) -> tuple[dict[str, Any], float]:
@@ -323,7 +250,7 @@ class Lab:
         """Return when so many runs have ended."""
         await self.stage.until(
             f"{count} runs{f' of {tag}' if tag else ''} to end",
-            lambda: self._count("ended", tag) >= count,
+            lambda: self.ends(tag) >= count,
         )
 
     def runs(self, tag: str | None = None) -> int:
@@ -348,7 +275,9 @@ class Lab:
                 raise RuleBrokenError(f"expected {what} within {seconds:g} s")
             await asyncio.sleep(0.01)
 
-    async def until_dead(self, worker: Worker, count: int) -> list[DeadLetter]:
+    async def until_dead(
+        self, worker: Worker, count: int, seconds: float = DEADLINE
+    ) -> list[DeadLetter]:
         """The dead letters, the oldest first, once there are so many.
 
         None are given where they can't be looked at; then a job has ended that was due later
@@ -365,7 +294,7 @@ class Lab:
             letters[:] = await worker.dead_letters.list()
             return len(letters) >= count
 
-        await self.until(f"{count} dead letters", look)
+        await self.until(f"{count} dead letters", look, seconds)
         return letters
 
     def check(self, name: str, /, **what: Any) -> None:

@@ -17,12 +17,12 @@ from importlib.metadata import entry_points
 import pytest
 import pytest_asyncio
 
-from offload.adapters import find_adapter
 from offload.config import parse_address
 from offload_conformance.golden import GOLDEN
 from offload_conformance.history import History, describe
-from offload_conformance.lab import Inject, Lab, RuleBrokenError, Server
+from offload_conformance.lab import Lab, RuleBrokenError
 from offload_conformance.leaks import Belongings
+from offload_conformance.needs import Inject, Needs, Server, adapter_of
 from offload_conformance.rules import RULES, Rule
 from offload_conformance.stage import Stage
 
@@ -88,7 +88,10 @@ def offload_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def offload_server() -> Server | None:
-    """The backend's server, which fault rules kill and restart; None leaves them unverified."""
+    """The backend's server, which fault rules kill and restart; None leaves them unverified.
+
+    It must run when a test begins, even where the test before failed while it was killed.
+    """
     return None
 
 
@@ -118,10 +121,8 @@ async def lab(
     history = History()
     request.node.stash[history_key] = history
     rule = rule_of(request.node)
-    claims = find_adapter(parse_address(offload_url).scheme).claims.as_dict()
-    if rule and rule.claim and not claims[rule.claim]:
-        history.add("not_claimed", claim=rule.claim)
-        pytest.skip(f"{rule.claim} is not claimed")
+    if rule and rule.claim:
+        Needs(history, adapter_of(offload_url), offload_server, offload_inject).need(rule.claim)
     before = Belongings.now()
     async with Stage(history) as stage:
         lab = Lab(offload_url, stage, offload_server, offload_inject)

@@ -12,6 +12,7 @@ from asyncio.subprocess import Process
 from typing import Self
 
 import offload
+from offload_conformance.checks.runs import running_now
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
 
@@ -30,11 +31,15 @@ class WorkerProcess:
         self._process = await asyncio.create_subprocess_exec(
             *command, self._url, self._stage.address, self.name
         )
-        ready = lambda: any(  # noqa: E731
-            event.what["worker"] == self.name for event in self._stage.history.named("ready")
-        )
-        await self._stage.until(f"the worker process {self.name} to start", ready)
+        try:
+            await self._stage.until(f"the worker process {self.name} to start", self._is_ready)
+        except BaseException:  # then nobody will leave what was never entered
+            await self.__aexit__()
+            raise
         return self
+
+    def _is_ready(self) -> bool:
+        return any(e.what["worker"] == self.name for e in self._stage.history.named("ready"))
 
     async def __aexit__(self, *_: object) -> None:
         process = self.process
@@ -54,7 +59,7 @@ class WorkerProcess:
         """End it as kill -9 does; the history shows what it was doing."""
         history = self._stage.history
         history.add("fault", kind="kill")
-        running = _running(self._stage, self.name)
+        running = running_now(history.events, self.name)
         self.process.kill()
         await self.process.wait()
         if running:
@@ -68,7 +73,7 @@ class WorkerProcess:
         """Stop it as SIGSTOP does."""
         history = self._stage.history
         history.add("fault", kind="freeze")
-        if running := _running(self._stage, self.name):
+        if running := running_now(history.events, self.name):
             history.add("fault_hit", kind="freeze", running=running)
         self.process.send_signal(signal.SIGSTOP)
 
@@ -76,19 +81,6 @@ class WorkerProcess:
         """Let it go on."""
         self._stage.history.add("thawed", worker=self.name)
         self.process.send_signal(signal.SIGCONT)
-
-
-def _running(stage: Stage, worker: str) -> list[str]:
-    """The ids of the jobs that a worker is running now."""
-    running: dict[tuple[str, int], None] = {}
-    for event in stage.history.named("started", "ended"):
-        if event.what["worker"] == worker:
-            run = (event.what["id"], event.what["attempt"])
-            if event.name == "started":
-                running[run] = None
-            else:
-                running.pop(run, None)
-    return [job_id for job_id, _ in running]
 
 
 def main(url: str, stage_address: str, name: str) -> None:

@@ -27,7 +27,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import offload
@@ -61,10 +61,8 @@ class Troupe:
 
     async def act(self, args: offload.Args) -> None:
         """The `async def` puppet."""
-        job = self._enter(args)
-        how = "returned"
-        try:
-            for step in _steps(args, job.attempt):
+        with self._run(args) as steps:
+            for step in steps:
                 if step[0] == "gate":
                     await self._wait_at(step[1])
                 elif step[0] == "endure":
@@ -78,18 +76,11 @@ class Troupe:
                     self.report("stop_returned", report=repr(report))
                 else:
                     self._plain(step)
-        except BaseException as error:
-            how = type(error).__name__
-            raise
-        finally:
-            self._leave(job, args, how)
 
     def act_plain(self, args: offload.Args) -> None:
         """The `def` puppet."""
-        job = self._enter(args)
-        how = "returned"
-        try:
-            for step in _steps(args, job.attempt):
+        with self._run(args) as steps:
+            for step in steps:
                 if step[0] == "gate":
                     _refuse_on_a_loop()
                     with socket.create_connection(self._address, DEADLINE) as waiting:
@@ -101,11 +92,19 @@ class Troupe:
                     self.report("stop_returned", report=repr(self._worker.sync.stop()))
                 else:
                     self._plain(step)
+
+    @contextlib.contextmanager
+    def _run(self, args: offload.Args) -> Iterator[list[list[Any]]]:
+        """One run: tells how it began and how it ended, and gives the steps in between."""
+        job = self._enter(args)
+        how = "returned"
+        try:
+            yield _steps(args, job.attempt)
         except BaseException as error:
             how = type(error).__name__
             raise
         finally:
-            self._leave(job, args, how)
+            self.report("ended", id=job.id, tag=args.get("tag"), attempt=job.attempt, how=how)
 
     async def note(self, args: offload.Args) -> None:
         """A puppet that only tells exactly what it got, whatever that is."""
@@ -141,9 +140,6 @@ class Troupe:
             args=args.get("payload"),
         )
         return job
-
-    def _leave(self, job: offload.JobContext, args: offload.Args, how: str) -> None:
-        self.report("ended", id=job.id, tag=args.get("tag"), attempt=job.attempt, how=how)
 
     def _performed(self, tag: str, job_id: str, due_ms: float | None = None) -> None:
         self.report("accepted", call=f"perform {tag}", tag=tag, ids=[job_id], due_ms=due_ms)

@@ -20,7 +20,7 @@ import pytest
 import redis.asyncio
 
 from offload.config import parse_address
-from offload_conformance.lab import Inject, Server
+from offload_conformance.needs import Inject, Server
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.servers import DEFAULT_PORT
 

@@ -132,7 +132,7 @@ async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab) -> None:
 
     A bounded prefetch may stay with it: at most half of what waits, 100 jobs for each slot.
     """
-    lab.need_claim("distributed")
+    lab.need("distributed")
     busy = lab.worker(concurrency=2)
     for tag, count, do in (("fast", 100, None), ("stuck", 2, HOLD), ("waiting", 400, None)):
         await lab.perform_many(busy, tag, count, do=do)

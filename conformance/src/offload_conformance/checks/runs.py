@@ -1,0 +1,175 @@
+"""Which jobs ran: how often, where, in what order and how many at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from offload_conformance.checks.registry import check
+from offload_conformance.history import Event, named
+
+
+def runs_of(events: list[Event], tag: str | None = None) -> list[Event]:
+    """The runs that began, all or those of the jobs with a tag."""
+    return [e for e in named(events, "started") if tag is None or e.what["tag"] == tag]
+
+
+def accepted_ids(events: list[Event], tag: str | None = None) -> list[str]:
+    """The ids that the adapter gave, all or those of the jobs with a tag."""
+    return [
+        job_id
+        for e in named(events, "accepted")
+        if tag is None or e.what["tag"] == tag
+        for job_id in e.what["ids"]
+    ]
+
+
+@check
+def each_once(events: list[Event], tag: str | None = None) -> Iterator[str]:
+    """Every accepted job ran exactly once, and nothing else ran."""
+    runs = Counter(e.what["id"] for e in runs_of(events, tag))
+    ids = accepted_ids(events, tag)
+    if len(set(ids)) != len(ids):
+        yield f"an id was given twice among {len(ids)} jobs"
+    for job_id in ids:
+        if runs[job_id] != 1:
+            yield f"job {job_id} ran {runs[job_id]} times, not once"
+    for job_id in runs.keys() - set(ids):
+        yield f"a job ran that was never accepted: {job_id}"
+
+
+@check
+def each_accepted_ran(events: list[Event], tag: str | None = None) -> Iterator[str]:
+    """Every accepted job ran at least once; so may have what was refused as `maybe_stored`."""
+    runs = {e.what["id"] for e in runs_of(events, tag)}
+    ids = accepted_ids(events, tag)
+    yield from (f"job {job_id} was accepted and never ran" for job_id in ids if job_id not in runs)
+
+
+@check
+def each_ran(events: list[Event], tag: str | None = None) -> Iterator[str]:
+    """Every accepted job ran at least once, and nothing else ran."""
+    runs = {e.what["id"] for e in runs_of(events, tag)}
+    ids = set(accepted_ids(events, tag))
+    yield from (f"job {job_id} was accepted and never ran" for job_id in sorted(ids - runs))
+    yield from (f"a job ran that was never accepted: {i}" for i in sorted(runs - ids))
+
+
+@check
+def never_ran(events: list[Event], tag: str) -> Iterator[str]:
+    """No job with this tag ran."""
+    for run in runs_of(events, tag):
+        yield f"job {run.what['id']} ({tag}) ran, and must not have"
+
+
+@check
+def attempts(events: list[Event], tag: str, expected: list[int]) -> Iterator[str]:
+    """The runs of the one job with this tag had these attempts, in this order."""
+    got = [e.what["attempt"] for e in runs_of(events, tag)]
+    if got != expected:
+        yield f"attempts of {tag}: expected {expected}, got {got}"
+
+
+@check
+def in_order(events: list[Event], tags: list[str]) -> Iterator[str]:
+    """The first runs of these tags began in this order."""
+    got = list(dict.fromkeys(e.what["tag"] for e in runs_of(events) if e.what["tag"] in tags))
+    if got != tags:
+        yield f"expected the order {tags}, got {got}"
+
+
+def running(events: list[Event], worker: str | None = None) -> Iterator[list[str]]:
+    """The ids of the jobs that ran after each start and end, of all workers or of one."""
+    runs: dict[tuple[str, int], None] = {}
+    for event in named(events, "started", "ended"):
+        if worker is None or event.what["worker"] == worker:
+            run = (event.what["id"], event.what["attempt"])
+            if event.name == "started":
+                runs[run] = None
+            else:
+                runs.pop(run, None)
+            yield [job_id for job_id, _ in runs]
+
+
+def running_now(events: list[Event], worker: str) -> list[str]:
+    """The ids of the jobs that a worker was running at the end of this history."""
+    *_, last = [], *running(events, worker)
+    return last
+
+
+def most_running(events: list[Event]) -> int:
+    """How many handlers ran at once, at most."""
+    return max(map(len, running(events)), default=0)
+
+
+@check
+def most_at_once(events: list[Event], limit: int) -> Iterator[str]:
+    """Never more than so many handlers ran at the same time."""
+    if (most := most_running(events)) > limit:
+        yield f"{most} handlers ran at once, with a concurrency of {limit}"
+
+
+@check
+def ran_at_once(events: list[Event], count: int) -> Iterator[str]:
+    """At some time, so many handlers were running."""
+    if (most := most_running(events)) < count:
+        yield f"only {most} handlers ever ran at once, not {count}"
+
+
+@check
+def all_ended_before(events: list[Event], call: str) -> Iterator[str]:
+    """When this stop of a worker returned, every run that had begun there had ended."""
+    stops = [event for event in named(events, "stopped") if event.what["call"] == call]
+    if not stops:
+        yield f"{call} never returned"
+        return
+    left = running_now(events[: stops[0].number], stops[0].what["worker"])
+    yield from (f"job {job_id} was still running when {call} returned" for job_id in left)
+
+
+@check
+def soon_among_others(events: list[Event], tag: str, limit: int) -> Iterator[str]:
+    """From its acceptance, no more than so many runs of other jobs began before this one."""
+    overtaken_by = None
+    for event in named(events, "accepted", "started"):
+        if event.name == "accepted":
+            overtaken_by = 0 if event.what["tag"] == tag else overtaken_by
+        elif event.what["tag"] == tag:
+            break
+        elif overtaken_by is not None:
+            overtaken_by += 1
+    else:
+        yield f"no job of {tag} ran"
+        return
+    if overtaken_by is not None and overtaken_by > limit:
+        yield f"{overtaken_by} other runs began before {tag}, and {limit} would be many"
+
+
+@check
+def ran_on(events: list[Event], tag: str, worker: str, least: int) -> Iterator[str]:
+    """This worker ran at least so many jobs of this tag."""
+    count = sum(e.what["worker"] == worker for e in runs_of(events, tag))
+    if count < least:
+        yield f"{worker} ran {count} jobs of {tag}, not {least}"
+
+
+@check
+def tallied_once(events: list[Event], tag: str) -> Iterator[str]:
+    """Every accepted job of this tag stands once in the tallies of all processes."""
+    runs = Counter(job_id for e in named(events, "tallied") for job_id in e.what["ids"])
+    ids = accepted_ids(events, tag)
+    wrong = [f"job {job_id} ran {runs[job_id]} times, not once" for job_id in ids]
+    wrong = [text for text, job_id in zip(wrong, ids, strict=True) if runs[job_id] != 1]
+    yield from wrong[:5]
+    if len(wrong) > 5:
+        yield f"and so did {len(wrong) - 5} others of {len(ids)}"
+    if strangers := runs.keys() - set(ids):
+        yield f"{len(strangers)} jobs ran that were never accepted"
+
+
+@check
+def ended_as(events: list[Event], tag: str, expected: list[str]) -> Iterator[str]:
+    """The runs of this tag ended like this, in this order: returned, or with an exception."""
+    got = [event.what["how"] for event in named(events, "ended") if event.what["tag"] == tag]
+    if got != expected:
+        yield f"ends of {tag}: expected {expected}, got {got}"

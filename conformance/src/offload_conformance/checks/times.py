@@ -1,0 +1,131 @@
+"""When jobs ran, and how long it took."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from offload_conformance.checks.registry import check
+from offload_conformance.checks.runs import accepted_ids, runs_of
+from offload_conformance.history import Event, named
+
+
+@check
+def wait_between(events: list[Event], tag: str, attempt: int, least_ms: float) -> Iterator[str]:
+    """From the end of an attempt to the start of the next there was at least this wait."""
+    runs = {e.what["attempt"]: e for e in runs_of(events, tag)}
+    if attempt not in runs or attempt + 1 not in runs:
+        yield f"attempts {attempt} and {attempt + 1} of {tag} didn't both run"
+        return
+    waited = runs[attempt + 1].what["wall_ms"] - runs[attempt].what["wall_ms"]
+    if waited < least_ms:
+        yield f"attempt {attempt + 1} of {tag} came after {waited:.1f} ms, before {least_ms:g} ms"
+
+
+@check
+def no_attempt_before(events: list[Event], tag: str, least_ms: float) -> Iterator[str]:
+    """If there was another attempt by now, it came no sooner than this after the one before."""
+    began = [e.what["wall_ms"] for e in runs_of(events, tag)]
+    for before, after in itertools.pairwise(began):
+        if after - before < least_ms:
+            yield f"an attempt of {tag} came after {after - before:.1f} ms, before {least_ms:g} ms"
+
+
+@check
+def never_early(events: list[Event]) -> Iterator[str]:
+    """No job began before it was due, by the clock of this host."""
+    due: dict[str, float] = {}
+    for event in events:
+        if event.name == "accepted" and event.what.get("due_ms") is not None:
+            due.update(dict.fromkeys(event.what["ids"], event.what["due_ms"]))
+        elif event.name == "started" and event.what["id"] in due:
+            early = due[event.what["id"]] - event.what["wall_ms"]
+            if early > 0:
+                yield f"job {event.what['id']} began {early:.2f} ms before it was due"
+
+
+@check
+def late_at_most(events: list[Event], limit_ms: float) -> Iterator[str]:
+    """The median of the scheduled jobs was no later than this."""
+    began = {e.what["id"]: e.what["wall_ms"] for e in reversed(runs_of(events))}
+    late = sorted(
+        began[job_id] - e.what["due_ms"]
+        for e in named(events, "accepted")
+        if e.what.get("due_ms") is not None
+        for job_id in e.what["ids"]
+        if job_id in began
+    )
+    if not late:
+        yield "no scheduled job ran"
+    elif late[len(late) // 2] > limit_ms:
+        yield f"the median lateness is {late[len(late) // 2]:.1f} ms; {limit_ms:g} ms are claimed"
+
+
+@check
+def due_as_asked(events: list[Event], slack_ms: float | None = None) -> Iterator[str]:
+    """No due time that a job tells is before the one asked for, nor after it by more than this.
+
+    The time that the call took comes on top; without a slack, it may be any time later.
+    """
+    asked = {
+        job_id: event
+        for event in named(events, "accepted")
+        if event.what.get("due_ms") is not None
+        for job_id in event.what["ids"]
+    }
+    for run in runs_of(events):
+        if run.what["id"] in asked and run.what["attempt"] == 1:
+            call = asked[run.what["id"]]
+            off = run.what["due_ms"] - call.what["due_ms"]
+            took = call.wall_ms - call.what["asked_ms"]
+            # What was due already may be told as due now.
+            is_bounded = slack_ms is not None and call.what["due_ms"] > call.what["asked_ms"]
+            if off < -0.01 or (is_bounded and off > took + (slack_ms or 0)):
+                yield (
+                    f"job {run.what['id']} ({run.what['tag']}) says it was due {off:+.2f} ms from "
+                    f"when was asked for, in a call of {took:.2f} ms"
+                )
+
+
+@check
+def began_within(events: list[Event], tag: str, limit_ms: float) -> Iterator[str]:
+    """The median time from the call to the run, of the jobs with this tag, was no longer."""
+    began = {e.what["id"]: e.what["wall_ms"] for e in reversed(runs_of(events, tag))}
+    took = sorted(
+        began[job_id] - e.what["asked_ms"]
+        for e in named(events, "accepted")
+        if e.what["tag"] == tag
+        for job_id in e.what["ids"]
+        if job_id in began
+    )
+    if not took:
+        yield f"no job of {tag} ran"
+    elif took[len(took) // 2] > limit_ms:
+        yield f"{tag}: the median wait is {took[len(took) // 2]:.1f} ms, over {limit_ms:g} ms"
+
+
+@check
+def lasted(events: list[Event], tag: str, least_s: float) -> Iterator[str]:
+    """The first run of this tag took longer than this."""
+    began = next((e for e in runs_of(events, tag)), None)
+    ended = next((e for e in named(events, "ended") if e.what["tag"] == tag), None)
+    if began is None or ended is None:
+        yield f"no run of {tag} began and ended"
+    elif ended.at - began.at < least_s:
+        yield f"{tag} took {ended.at - began.at:.3f} s, not {least_s:g} s: too short to prove it"
+
+
+@check
+def recovered_within(events: list[Event], tag: str, limit_s: float) -> Iterator[str]:
+    """Each job with this tag that a kill cut short began again within this time."""
+    kill = next((e for e in named(events, "fault") if e.what["kind"] == "kill"), None)
+    hit = next((e for e in named(events, "fault_hit") if e.what["kind"] == "kill"), None)
+    if kill is None or hit is None:
+        return  # it hit nothing: the verdict says so
+    again = {e.what["id"]: e.at for e in reversed(runs_of(events, tag)) if e.number > kill.number}
+    for job_id in sorted(set(hit.what["running"]) & set(accepted_ids(events, tag))):
+        if job_id not in again:
+            yield f"job {job_id} ({tag}) was cut short and never ran again"
+        elif again[job_id] - kill.at > limit_s:
+            waited = again[job_id] - kill.at
+            yield f"job {job_id} ({tag}) ran again after {waited:.2f} s; {limit_s:g} s are claimed"

@@ -1,0 +1,94 @@
+"""What a test needs of an adapter and of its author; without it, the test proves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import NoReturn, Protocol, TypeAlias
+
+import pytest
+
+from offload import Adapter
+from offload.adapters import find_adapter
+from offload.config import parse_address
+from offload_conformance.history import History
+
+
+@cache
+def adapter_of(url: str) -> Adapter:
+    """The adapter behind a config string.
+
+    Looked up once: it takes reading what every distribution here says of itself.
+    """
+    return find_adapter(parse_address(url).scheme)
+
+
+class Server(Protocol):
+    """What an author adds so that faults can strike the backend: its own server."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens, also after a restart."""
+        ...
+
+    async def start(self) -> None:
+        """Start it, and return when it answers."""
+        ...
+
+    async def kill(self) -> None:
+        """End it as kill -9 does."""
+        ...
+
+
+Inject: TypeAlias = Callable[[str, str, bytes], Awaitable[None]]
+"""What an author adds so that bytes can be put into the backend by a stranger: called with a
+namespace, a queue and the bytes, it stores them as a job that is due. A worker of that namespace
+has connected before, so what an adapter makes when it connects is there."""
+
+
+class Needs:
+    """What there is, for a test to ask for."""
+
+    def __init__(
+        self, history: History, adapter: Adapter, server: Server | None, inject: Inject | None
+    ) -> None:
+        self.history = history
+        self.adapter = adapter
+        self.claims = adapter.claims
+        self.limits = adapter.limits
+        self._server = server
+        self._inject = inject
+
+    def need(self, claim: str) -> None:
+        """End the test of an adapter that doesn't make this claim, besides that of the chapter."""
+        if not self.claims.as_dict()[claim]:
+            self.skip("not_claimed", f"{claim} is not claimed")
+
+    def need_server(self) -> Server:
+        """The author's server; without one, the rule stays unverified.
+
+        An adapter that states no `reconnect` has no backend that could go away alone.
+        """
+        if self.limits.reconnect is None:
+            self.skip("not_claimed", "the backend can't go away alone")
+        if self._server is None:
+            self.skip("unverified", "no server to strike was given: see the fixture offload_server")
+        return self._server
+
+    def need_inject(self) -> Inject:
+        """The author's way to put bytes into the backend; without one, the rule stays unverified.
+
+        Where jobs live in the memory of one process no stranger's bytes can ever come, so there
+        is nothing to prove. Wherever they outlive the process, or others write too, there is:
+        who lacks the fixture isn't certified.
+        """
+        if not (self.claims.durable or self.claims.distributed):
+            self.skip("not_claimed", "no bytes come from elsewhere")
+        if self._inject is None:
+            self.skip("unverified", "no way to inject bytes was given: the fixture offload_inject")
+        return self._inject
+
+    def skip(self, name: str, why: str) -> NoReturn:
+        """End the test, and record why it proves nothing here."""
+        self.history.add(name, why=why)
+        pytest.skip(why)

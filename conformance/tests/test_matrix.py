@@ -1,0 +1,63 @@
+"""The matrix says what became of each variant, whatever that was."""
+
+from __future__ import annotations
+
+import pytest
+from offload_mutants import matrix
+from offload_mutants.registry import VARIANTS, Variant
+
+MUTANT = VARIANTS["ForgetsWhenItIsKilled"]  # breaks DUR-3, and PERF-8 may fall with it
+BENIGN = VARIANTS["KeepsJobsOnAServer"]
+
+
+@pytest.mark.parametrize(
+    ("row", "is_right", "told"),
+    [
+        (matrix.Row(MUTANT, ["DUR-3"]), True, "DUR-3    killed"),
+        (matrix.Row(MUTANT, ["PERF-8", "DUR-3"]), True, "also: PERF-8"),
+        (matrix.Row(MUTANT, ["PERF-8"]), False, "SURVIVED"),
+        (matrix.Row(MUTANT, ["DUR-3", "REG-1"]), False, "UNRELATED: REG-1"),
+        (matrix.Row(MUTANT, trouble="TIMED OUT: 300 s"), False, "TIMED OUT"),
+        (matrix.Row(BENIGN), True, "benign   passed"),
+        (matrix.Row(BENIGN, ["REG-1"]), False, "FALSE ALARM"),
+        (matrix.Row(BENIGN, open=["REG-1"]), False, "OPEN: REG-1"),
+        (matrix.Row(BENIGN, trouble="CRASHED: no"), False, "why: no"),
+    ],
+)
+def test_a_row(row, is_right, told):
+    assert row.is_right is is_right
+    assert told in str(row)
+
+
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """Judge a variant with a kit that is this shell script."""
+
+    def judged(script: str, variant: Variant = BENIGN) -> matrix.Row:
+        kit = tmp_path / "kit"
+        kit.write_text(f"#!/bin/sh\n{script}\n")
+        kit.chmod(0o755)
+        monkeypatch.setattr("sys.executable", str(kit))
+        return matrix.judge(variant, str(tmp_path))
+
+    return judged
+
+
+def test_a_kit_that_hangs_is_ended_with_all_that_it_started(judged, monkeypatch):
+    monkeypatch.setattr(matrix, "TIMEOUT", 0.2)
+    row = judged("sleep 60 & sleep 60")  # the first holds the pipe open
+    assert row.trouble == "TIMED OUT: 0.2 s"
+
+
+def test_a_kit_that_writes_no_certificate(judged):
+    assert judged("echo first >&2; echo last >&2; exit 2").trouble == "CRASHED: last"
+    assert judged("exit 7").trouble == "CRASHED: 7"
+
+
+def test_the_summary(capsys):
+    matrix.show([matrix.Row(MUTANT, ["DUR-3", "PERF-8"]), matrix.Row(BENIGN)])
+    lines = capsys.readouterr().out.splitlines()
+    (dur,) = [line for line in lines if line.startswith("DUR")]
+    (perf,) = [line for line in lines if line.startswith("PERF")]
+    assert "3: 1+0" in dur and "8: 0+1" in perf
+    assert lines[-1].startswith("1 mutants, 1 killed")
