@@ -74,16 +74,20 @@ class PrivateServer:
             self._process.wait()
 
 
+def server_for(url: str, folder: Path) -> PrivateServer:
+    """A private server on the port of a URL, by the program that `$OFFLOAD_REDIS_SERVER` names."""
+    port = parse_address(url).port or DEFAULT_PORT
+    return PrivateServer(os.environ.get(PROGRAM, "redis-server"), port, folder)
+
+
 @pytest.fixture(scope="session")
 def private_server(pytestconfig: pytest.Config) -> Iterator[PrivateServer | None]:
-    """The program that `$OFFLOAD_REDIS_SERVER` names, running."""
-    program = os.environ.get(PROGRAM)
-    if program is None:
+    """Such a server, running, if the variable is set."""
+    if PROGRAM not in os.environ:
         yield None
         return
-    address = parse_address(pytestconfig.getoption("offload_url"))
     with tempfile.TemporaryDirectory() as folder:
-        server = PrivateServer(program, address.port or DEFAULT_PORT, Path(folder))
+        server = server_for(pytestconfig.getoption("offload_url"), Path(folder))
         try:
             asyncio.run(server.start())
             yield server

@@ -1,0 +1,39 @@
+"""One worker of a soak: `python -m offload_conformance.soak.crew URL FILE`.
+
+It writes a line before and after each run, at once, so that a kill takes nothing of it along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+
+import offload
+
+
+def main(url: str, file: str) -> None:
+    """Work until it is ended."""
+    log = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def write(mark: str) -> None:
+        job = offload.current_job()
+        os.write(log, f"{mark} {job.id} {job.attempt} {time.time_ns() // 1000}\n".encode())
+
+    worker = offload.connect(url)
+
+    @worker.handler("soak", max_attempts=1000)  # a crash is no reason to give it up
+    async def soak(args: offload.Args) -> None:
+        write("started")
+        await asyncio.sleep(args["seconds"])
+        if args["fails"]:
+            write("failed")
+            raise offload.Reject("as planned")
+        write("done")
+
+    offload.run(worker)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,231 @@
+"""The command `offload soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+import offload
+from offload import BackendUnavailableError, Job, Worker
+from offload.config import parse_address
+from offload_conformance.needs import Server
+from offload_conformance.plugin import AUTHORS
+from offload_conformance.soak.ledger import Ledger, Outcome, outcome_of
+
+TICK = 0.1
+"""Seconds between two batches of performs."""
+LATER = 0.1
+"""How many of the jobs are scheduled,"""
+FAIL = 0.01
+"""and how many fail for good."""
+LONGEST_DELAY = 5.0
+LONGEST_RUN = 0.02
+"""Seconds."""
+DRAIN_SECONDS = 180.0
+"""How long what is left may take in the end."""
+
+
+@click.command()
+@click.argument("url", envvar="OFFLOAD_URL")
+@click.option("--jobs", default=100_000, show_default=True, help="How many to perform.")
+@click.option("--seconds", default=60.0, show_default=True, help="In how many seconds.")
+@click.option("--workers", default=4, show_default=True, help="How many processes work.")
+@click.option("--kill-every", default=1.0, show_default=True, help="Seconds between kills of one.")
+@click.option(
+    "--server-kills",
+    default=0,
+    show_default=True,
+    help="How often the backend is killed; its adapter's author must offer a server for that.",
+)
+def soak(
+    url: str, jobs: int, seconds: float, workers: int, kill_every: float, server_kills: int
+) -> None:
+    """Perform many jobs on the backend at URL while its workers are killed, and count.
+
+    Prints the numbers as JSON, and exits with 0 only when every accepted job was done or dead,
+    none early, and every repeated run explained by a kill.
+    """
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as folder:
+        server = _server_for(url, Path(folder)) if server_kills else None
+        scene = Soak(url, Path(folder), server, console)
+        outcome = asyncio.run(scene.run(jobs, seconds, workers, kill_every, server_kills))
+    click.echo(msgspec.json.format(msgspec.json.encode(outcome)).decode())
+    raise SystemExit(0 if outcome.is_right else 1)
+
+
+def _server_for(url: str, folder: Path) -> Server:
+    """The server that an adapter's author offers: `server_for` in the module of their fixtures."""
+    for author in entry_points(group=AUTHORS, name=parse_address(url).scheme):
+        if (make := getattr(author.load(), "server_for", None)) is not None:
+            server: Server = make(url, folder)
+            return server
+    raise click.ClickException("the adapter's author offers no server that may be killed")
+
+
+class Soak:
+    """One soak."""
+
+    def __init__(self, url: str, folder: Path, server: Server | None, console: Console) -> None:
+        namespace = f"soak-{secrets.token_hex(4)}"
+        self._url = f"{url}{'&' if '?' in url else '?'}namespace={namespace}"
+        self._folder = folder
+        self._server = server
+        self._console = console
+        self._ledger = Ledger()
+        self._crew: dict[str, Process] = {}
+        self._hired = 0
+
+    async def run(
+        self, jobs: int, seconds: float, workers: int, kill_every: float, server_kills: int
+    ) -> Outcome:
+        """Perform, kill, wait for the rest, and count."""
+        if self._server is not None:
+            await self._server.start()
+        performer = offload.connect(self._url)
+        try:
+            async with self._hire(workers):
+                async with asyncio.TaskGroup() as tasks:
+                    killing = tasks.create_task(self._kill_workers(kill_every))
+                    striking = tasks.create_task(self._kill_server(server_kills, seconds))
+                    await self._perform(performer, jobs, seconds)
+                    await striking
+                    killing.cancel()
+                await self._drained(performer)
+            self._ledger.dead = {each async for each in _dead_ids(performer)}
+            for file in self._folder.glob("worker-*"):
+                self._ledger.read(file.name, file.read_text().splitlines())
+        finally:
+            await performer.stop()
+            if self._server is not None:
+                await self._server.kill()
+        return outcome_of(self._ledger)
+
+    # -- performing ------------------------------------------------------------
+
+    async def _perform(self, performer: Worker, jobs: int, seconds: float) -> None:
+        batch = max(1, round(jobs * TICK / seconds))
+        began = time.monotonic()
+        for done in range(0, jobs, batch):
+            size = min(batch, jobs - done)
+            later = round(size * LATER)
+            await asyncio.gather(
+                self._perform_now(performer, size - later),
+                *(self._perform_later(performer) for _ in range(later)),
+            )
+            ahead = began + (done + size) / jobs * seconds - time.monotonic()
+            await asyncio.sleep(max(0.0, ahead))
+
+    async def _perform_now(self, performer: Worker, count: int) -> None:
+        now = time.time_ns() // 1000
+        try:
+            ids = await performer.perform_many([_job() for _ in range(count)])
+        except BackendUnavailableError as error:
+            self._note_failure(error, count)
+            await asyncio.sleep(TICK)
+            await self._perform_now(performer, count)
+        else:
+            self._ledger.accepted.update(dict.fromkeys(ids, now))
+
+    async def _perform_later(self, performer: Worker) -> None:
+        delay = random.uniform(0, LONGEST_DELAY)
+        due = time.time_ns() // 1000 + int(delay * 1e6)
+        try:
+            job_id = await performer.perform_in(_job(), delay)
+        except BackendUnavailableError as error:
+            self._note_failure(error, 1)
+            await asyncio.sleep(TICK)
+            await self._perform_later(performer)
+        else:
+            self._ledger.accepted[job_id] = due
+
+    def _note_failure(self, error: BackendUnavailableError, count: int) -> None:
+        if error.maybe_stored:
+            self._ledger.unknown += count
+        else:
+            self._ledger.refused += count
+
+    # -- killing ---------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _hire(self, workers: int) -> AsyncIterator[None]:
+        for _ in range(workers):
+            await self._hire_one()
+        try:
+            yield
+        finally:
+            for process in self._crew.values():
+                process.send_signal(signal.SIGTERM)
+            await asyncio.gather(*(process.wait() for process in self._crew.values()))
+
+    async def _hire_one(self) -> None:
+        self._hired += 1
+        name = f"worker-{self._hired}"
+        self._crew[name] = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "offload_conformance.soak.crew"),
+            *(self._url, str(self._folder / name)),
+            stderr=asyncio.subprocess.DEVNULL,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+        )
+
+    async def _kill_workers(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            name = random.choice(list(self._crew))
+            process = self._crew.pop(name)
+            process.kill()
+            await process.wait()
+            self._ledger.worker_kills[name] = time.time_ns() // 1000
+            await self._hire_one()
+
+    async def _kill_server(self, times: int, seconds: float) -> None:
+        for number in range(times if self._server else 0):
+            await asyncio.sleep(seconds / (times + 1))
+            begin = time.time_ns() // 1000
+            await self._server.kill()  # type: ignore[union-attr]
+            await self._server.start()  # type: ignore[union-attr]
+            self._ledger.server_kills.append((begin, time.time_ns() // 1000))
+            self._console.print(f"the backend was killed {number + 1} times")
+
+    async def _drained(self, performer: Worker) -> None:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while True:
+                with contextlib.suppress(BackendUnavailableError):
+                    counts = await performer.counts()
+                    left = sum(c.waiting + c.running + c.scheduled for c in counts.values())
+                    if not left:
+                        return
+                    self._console.print(f"{left} jobs are left")
+                await asyncio.sleep(1)
+
+
+def _job() -> Job:
+    args: dict[str, Any] = {
+        "seconds": random.uniform(0, LONGEST_RUN),
+        "fails": random.random() < FAIL,
+    }
+    return Job("soak", args)
+
+
+async def _dead_ids(performer: Worker, page: int = 1000) -> AsyncIterator[str]:
+    after: str | None = None
+    while letters := await performer.dead_letters.list(limit=page, after=after):
+        for letter in letters:
+            yield letter.id
+        after = letters[-1].id

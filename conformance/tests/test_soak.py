@@ -1,0 +1,78 @@
+"""What a soak concludes from what was written down."""
+
+from __future__ import annotations
+
+import pytest
+
+from offload_conformance.soak.ledger import Ledger, outcome_of
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """Two accepted jobs, each done once."""
+    ledger = Ledger(accepted={"a": 100, "b": 200})
+    ledger.read("one", ["started a 1 150", "done a 1 160", "started b 1 250", "done b 1 260"])
+    return ledger
+
+
+def test_all_is_right(ledger):
+    outcome = outcome_of(ledger)
+    assert outcome.is_right
+    assert (outcome.accepted, outcome.done, outcome.runs, outcome.repeated) == (2, 2, 2, 0)
+
+
+def test_what_is_neither_done_nor_dead_is_lost(ledger):
+    ledger.accepted["c"] = 300
+    assert outcome_of(ledger).lost == ["c"]
+    assert not outcome_of(ledger).is_right
+    ledger.dead.add("c")
+    assert outcome_of(ledger).is_right
+
+
+def test_a_run_that_never_ended_is_no_job_done(ledger):
+    ledger.accepted["c"] = 300
+    ledger.read("two", ["started c 1 310"])
+    assert outcome_of(ledger).lost == ["c"]
+
+
+def test_a_run_before_its_due_time_is_early(ledger):
+    ledger.accepted["a"] = 151
+    assert outcome_of(ledger).early == ["a"]
+    assert not outcome_of(ledger).is_right
+
+
+def test_a_run_too_many_must_be_explained(ledger):
+    ledger.read("two", ["started a 2 500", "done a 2 510"])
+    outcome = outcome_of(ledger)
+    assert (outcome.repeated, outcome.unexplained) == (1, ["a"])
+    assert not outcome.is_right
+
+
+@pytest.mark.parametrize("killed", [150, 155, 300, 500])
+def test_the_death_of_its_worker_explains_it(ledger, killed):
+    ledger.read("two", ["started a 2 500", "done a 2 510"])
+    ledger.worker_kills["one"] = killed
+    assert outcome_of(ledger).is_right
+
+
+@pytest.mark.parametrize(("worker", "killed"), [("one", 149), ("one", 501), ("two", 300)])
+def test_another_death_does_not(ledger, worker, killed):
+    ledger.read("two", ["started a 2 500", "done a 2 510"])
+    ledger.worker_kills[worker] = killed
+    assert outcome_of(ledger).unexplained == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "explains"), [(120, 155, 1), (300, 400, 1), (510, 600, 0)]
+)
+def test_the_death_of_the_backend_does(ledger, begin, end, explains):
+    ledger.read("two", ["started a 2 500", "done a 2 510"])
+    ledger.server_kills.append((begin, end))
+    assert outcome_of(ledger).is_right == bool(explains)
+
+
+def test_a_job_that_nobody_accepted_needs_a_perform_of_unknown_outcome(ledger):
+    ledger.read("one", ["started x 1 700", "done x 1 710"])
+    assert not outcome_of(ledger).is_right
+    ledger.unknown = 1
+    assert outcome_of(ledger).is_right
