@@ -11,11 +11,18 @@ from benchmarks import growth, latency, observers, profile, simple, sqlite
 from benchmarks.report import Report, environment
 
 
+def _redis(given: argparse.Namespace) -> Report:
+    from benchmarks import redis_suite  # its peers are many, and nobody else needs them
+
+    return redis_suite.suite(given.rounds, given.jobs, given.sizes, given.top)
+
+
 def main() -> None:
     """Run the suites that were asked for, and print their tables."""
     suites: dict[str, Callable[[argparse.Namespace], Report]] = {
         "simple": lambda given: simple.suite(given.rounds, given.jobs),
         "sqlite": lambda given: sqlite.suite(given.rounds, given.jobs),
+        "redis": _redis,
         "growth": lambda given: growth.suite(given.rounds, given.sizes),
         "latency": lambda given: latency.suite(given.rounds),
         "profile": lambda given: profile.suite(given.rounds, given.jobs, given.top),
@@ -31,10 +38,10 @@ def main() -> None:
         type=lambda text: [int(size) for size in text.split(",")],
         default=growth.SIZES,
         metavar="N,N",
-        help="growth: how many jobs wait (default: 1000,100000,1000000)",
+        help="growth, redis: how many jobs wait (default: 1000,100000,1000000)",
     )
     parser.add_argument(
-        "--top", type=int, default=0, metavar="N", help="profile: add N lines of cProfile"
+        "--top", type=int, default=0, metavar="N", help="profile, redis: add N lines of cProfile"
     )
     given = parser.parse_args()
 

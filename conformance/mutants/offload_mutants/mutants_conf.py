@@ -114,7 +114,7 @@ class TakesAPassword(Wrapper):
 
     def __init__(self, config: Config) -> None:
         self.whole = whole(config)
-        address = replace(config.address, username=None, password=None, host=None, path="")
+        address = replace(config.address, username=None, password=None, hosts=(), path="")
         super().__init__(replace(config, address=address))
 
 

@@ -12,6 +12,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 
 from offload import BackendError, BackendUnavailableError
 from offload_redis.commands import Command, Commands
+from offload_redis.errors import translate
 from offload_redis.link import Link
 
 Node: TypeAlias = tuple[str, int]
@@ -28,9 +29,10 @@ class ClusterLink(Commands):
     """A link to every node that is needed."""
 
     def __init__(
-        self, seeds: Sequence[Node], make_link: Callable[[Node], Link], where: str
+        self, seeds: Sequence[Node], make_link: Callable[[Node], Link], where: str, timeout: float
     ) -> None:
         super().__init__(where)
+        self._timeout = timeout
         self._seeds = seeds
         self._make_link = make_link
         self._links: dict[Node, Link] = {}
@@ -42,6 +44,13 @@ class ClusterLink(Commands):
         return self._links[node]
 
     async def execute(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._execute(commands)
+        except TimeoutError as error:
+            raise translate(error, self.where, maybe_stored=True) from error
+
+    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         for turn in range(ROUNDS):

@@ -112,7 +112,8 @@ class RedisDriver:
         waker = Waker(server.places([each.wake for each in keys], ANSWER_SECONDS), self._link)
         keeper = Keeper(server, str(self._config))
         ways_in = (server.commands(), server.commands())
-        return RedisSubscription(keys, self._config[LEASE], ways_in, waker, keeper)
+        names = queues_key(self._namespace)
+        return RedisSubscription(keys, names, self._config[LEASE], ways_in, waker, keeper)
 
     # -- looking ---------------------------------------------------------------
 

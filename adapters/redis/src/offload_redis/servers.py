@@ -215,7 +215,7 @@ class ClusterServer(Server):
             connection = Connection(host=host, port=port, **self._async_settings())
             return Link(connection, f"{self._where} (node {host}:{port})", timeout)
 
-        return ClusterLink(self._nodes, make_link, self._where)
+        return ClusterLink(self._nodes, make_link, self._where, timeout)
 
     def places(self, keys: Sequence[str], timeout: float) -> list[tuple[Commands, Sequence[str]]]:
         # One command can only block on keys of one slot.

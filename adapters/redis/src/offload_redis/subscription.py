@@ -32,6 +32,7 @@ class RedisSubscription:
     def __init__(
         self,
         queues: Sequence[QueueKeys],
+        names: str,
         lease: timedelta,
         ways_in: tuple[Commands, Commands],
         waker: Waker,
@@ -44,7 +45,7 @@ class RedisSubscription:
         self._fetching, self._settling = ways_in
         self._waker = waker
         self._keeper = keeper
-        self._sweeper = Sweeper(queues, self._fetching, lease)
+        self._sweeper = Sweeper(queues, names, self._fetching, lease)
         self._turn = 0
 
     async def fetch(self, limit: int) -> Fetched:

@@ -21,8 +21,12 @@ log = logging.getLogger("offload")
 class Sweeper:
     """Sweeps the queues of one worker, once a lease, and when a lease is seen to have run out."""
 
-    def __init__(self, queues: Sequence[QueueKeys], link: Commands, lease: timedelta) -> None:
+    def __init__(
+        self, queues: Sequence[QueueKeys], names: str, link: Commands, lease: timedelta
+    ) -> None:
+        """`names` is the key of the set of all queues."""
         self._queues = queues
+        self._names = names
         self._link = link
         self._seconds = lease.total_seconds()
         self._next = 0.0
@@ -41,6 +45,8 @@ class Sweeper:
         self._next = time.monotonic() + self._seconds * random.uniform(0.8, 1.2)
         ends = [Call(scripts.LAPSE, (keys.running, keys.leases)) for keys in self._queues]
         try:
+            # A server that came back empty, or was flushed, has forgotten the names, too.
+            await self._link.ask("SADD", self._names, *(keys.queue for keys in self._queues))
             for keys, (sessions, fields) in zip(
                 self._queues, await self._link.run(ends), strict=True
             ):
