@@ -37,6 +37,8 @@ FAIL = 0.01
 LONGEST_DELAY = 5.0
 LONGEST_RUN = 0.02
 """Seconds."""
+COULD_NOT_START = 1
+"""The exit code of a worker whose backend was away: whoever supervises it starts it again."""
 DRAIN_SECONDS = 180.0
 """How long what is left may take in the end."""
 
@@ -189,9 +191,12 @@ class Soak:
             await asyncio.sleep(every)
             name = random.choice(list(self._crew))
             process = self._crew.pop(name)
-            process.kill()
-            await process.wait()
-            self._ledger.worker_kills[name] = time.time_ns() // 1000
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+                self._ledger.worker_kills[name] = time.time_ns() // 1000
+            elif process.returncode != COULD_NOT_START:
+                raise RuntimeError(f"{name} ended by itself with {process.returncode}")
             await self._hire_one()
 
     async def _kill_server(self, times: int, seconds: float) -> None:
