@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import NoReturn, Protocol, TypeAlias
 
 import pytest
@@ -14,7 +13,6 @@ from offload.config import parse_address
 from offload_conformance.history import History
 
 
-@cache
 def adapter_of(url: str) -> Adapter:
     """The adapter behind a config string.
 

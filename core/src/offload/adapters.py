@@ -9,7 +9,9 @@ module implements the hook below:
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -101,6 +103,11 @@ def find_adapter(scheme: str) -> Adapter:
     Raises:
         UnknownAdapterError: none is installed, several are, or it can't be loaded (CONF-2, CONF-4).
     """
+    return _find_adapter(scheme, tuple(sys.path))
+
+
+@functools.cache  # to read what all distributions offer takes milliseconds
+def _find_adapter(scheme: str, _path: tuple[str, ...]) -> Adapter:
     entry_points = [e for e in _entry_points() if e.name == scheme]
     if not entry_points:
         raise UnknownAdapterError(_unknown(scheme))
