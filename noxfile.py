@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "conformance", "wheels"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "mutants", "wheels"]
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
@@ -57,21 +58,36 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Certify the embedded adapters, and one without the engine, and verify what that wrote."""
+    """Certify every adapter, and one without the engine, verify what that wrote, and soak."""
     install(session)
     folder = Path(session.create_tmp()).resolve() / "certificates"
     shutil.rmtree(folder, ignore_errors=True)
-    for url in ("simple://", f"sqlite:///{folder}/jobs.db", "bare://"):
-        session.run("offload", "certify", url, "--out", str(folder))
+    port = free_port()
+    # The kit starts this server, on the port of the URL, and kills it.
+    env = {"OFFLOAD_REDIS_SERVER": "redis-server"}
+    redis = f"redis://127.0.0.1:{port}"
+    for url in ("simple://", f"sqlite:///{folder}/jobs.db", "bare://", "redis+fake://", redis):
+        session.run("offload", "certify", url, "--out", str(folder), env=env)
         scheme = url.partition(":")[0]
         session.run("offload", "verify", str(folder / f"{scheme}.json"))
+    brief = ("--jobs", "10000", "--seconds", "10", "--server-kills", "1")
+    session.run("offload", "soak", redis, *brief, env=env)
 
 
-@nox.session(default=False)
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Prove the kit: every broken adapter is killed by its own rule, and no right one fails."""
     install(session)
-    session.run("python", "-m", "offload_mutants.matrix", *session.posargs)
+    with session.chdir("conformance"):
+        session.run("python", "-m", "offload_mutants.matrix", *session.posargs)
 
 
 @nox.session

@@ -14,10 +14,7 @@ from offload_conformance.history import History
 
 
 def adapter_of(url: str) -> Adapter:
-    """The adapter behind a config string.
-
-    Looked up once: it takes reading what every distribution here says of itself.
-    """
+    """The adapter behind a config string."""
     return find_adapter(parse_address(url).scheme)
 
 
