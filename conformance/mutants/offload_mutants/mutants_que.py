@@ -30,7 +30,7 @@ class _OfEveryQueue(SqliteSubscription):
             self._queues = queues
 
 
-@mutant("QUE-1", "QUE-2", base="sqlite")
+@mutant("QUE-1", "QUE-2", "DUR-1", base="sqlite")
 class ConsumesEveryQueue(SqliteDriver):
     """Its query has lost the part with the queues."""
 

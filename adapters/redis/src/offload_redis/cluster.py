@@ -43,14 +43,14 @@ class ClusterLink(Commands):
             self._links[node] = self._make_link(node)
         return self._links[node]
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._execute(commands)
+                return await self._execute(commands, once=once)
         except TimeoutError as error:
             raise translate(error, self.where, maybe_stored=True) from error
 
-    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def _execute(self, commands: Sequence[Command], *, once: bool) -> list[Any]:
         replies: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         for turn in range(ROUNDS):
@@ -58,7 +58,8 @@ class ClusterLink(Commands):
                 await asyncio.sleep(PAUSE_SECONDS)
             if turn or not self._owners:
                 await self._learn_owners()
-            left = await self._round(commands, left, replies, is_last=turn == ROUNDS - 1)
+            is_last = turn == ROUNDS - 1
+            left = await self._round(commands, left, replies, is_last=is_last, once=once)
             if not left:
                 break
         return replies
@@ -70,6 +71,7 @@ class ClusterLink(Commands):
         replies: list[Any],
         *,
         is_last: bool,
+        once: bool,
     ) -> list[int]:
         """Send these, fill in their replies, and return those that must be sent again."""
         by_node: dict[Node, list[int]] = defaultdict(list)
@@ -80,7 +82,7 @@ class ClusterLink(Commands):
             by_node[node].append(index)
         answers = await asyncio.gather(
             *(
-                self._link(node).execute([commands[index] for index in group])
+                self._link(node).execute([commands[index] for index in group], once=once)
                 for node, group in by_node.items()
             ),
             return_exceptions=True,
@@ -88,7 +90,7 @@ class ClusterLink(Commands):
         again: list[int] = []
         for group, answer in zip(by_node.values(), answers, strict=True):
             if isinstance(answer, BaseException):
-                if is_last or not isinstance(answer, BackendUnavailableError):
+                if once or is_last or not isinstance(answer, BackendUnavailableError):
                     raise answer
                 again += group
                 continue

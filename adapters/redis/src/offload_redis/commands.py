@@ -21,10 +21,10 @@ class Commands(ABC):
         self.where = where
 
     @abstractmethod
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         """Send commands, and return their replies; those that are errors, too.
 
-        On a connection that breaks, all are sent once more.
+        On a connection that breaks, all are sent again, unless it must be only `once`.
 
         Raises:
             BackendError: the server can't be reached, or went away; `maybe_stored` if any may
@@ -35,19 +35,31 @@ class Commands(ABC):
     async def drop(self) -> None:
         """Disconnect; the next command connects anew."""
 
-    async def run(self, calls: Sequence[Call], behind: Command | None = None) -> list[Any]:
+    async def run(
+        self,
+        calls: Sequence[Call],
+        *,
+        behind: Command | None = None,
+        by_source: bool = False,
+        once: bool = False,
+    ) -> list[Any]:
         """Run scripts, those of one queue in this order.
 
-        With a command to send right behind each one, on its connection, there
-        are twice as many replies.
+        With a command to send right `behind` each one, on its connection, there
+        are twice as many replies. Where a script that the server doesn't know
+        must not let the next one overtake it, they go `by_source`.
 
         Raises:
             BackendError: as `execute` does, or the first reply that is an error.
         """
-        replies = await self.execute(_with([call.by_digest() for call in calls], behind))
-        if any(isinstance(reply, NoScriptError) for reply in replies):
+        replies: list[Any] = []
+        if not by_source:
+            commands = _with([call.by_digest() for call in calls], behind)
+            replies = await self.execute(commands, once=once)
+        if by_source or any(isinstance(reply, NoScriptError) for reply in replies):
             # A new server, or a flushed one. Those that ran do nothing when they come again.
-            replies = await self.execute(_with([call.by_source() for call in calls], behind))
+            commands = _with([call.by_source() for call in calls], behind)
+            replies = await self.execute(commands, once=once)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise translate(reply, self.where, maybe_stored=len(replies) > 1) from reply

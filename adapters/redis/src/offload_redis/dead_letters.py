@@ -19,8 +19,8 @@ async def page(
     """Up to `limit` of all queues, the oldest first, behind the one whose id is `after`."""
     died = b"-inf"
     if after is not None:
-        scores = await link.execute([("ZSCORE", keys.dead, after) for keys in queues])
-        died = next((score for score in scores if isinstance(score, bytes)), died)
+        scores = [await link.ask("ZSCORE", keys.dead, after) for keys in queues]
+        died = next((score for score in scores if score is not None), died)
     calls = [
         Call(
             scripts.DEAD_PAGE,
@@ -39,20 +39,19 @@ async def page(
 async def show(link: Commands, queues: Sequence[QueueKeys], job_id: str) -> StoredDeadLetter | None:
     """The one with this id."""
     for keys in queues:
-        died, entry, reason = await link.execute(
-            [
-                ("ZSCORE", keys.dead, job_id),
-                ("HGET", keys.dead_jobs, job_id),
-                ("HGET", keys.dead_reasons, job_id),
-            ]
-        )
-        if isinstance(entry, bytes):
+        entry = await link.ask("HGET", keys.dead_jobs, job_id)
+        if entry is not None:
+            died = await link.ask("ZSCORE", keys.dead, job_id)
+            reason = await link.ask("HGET", keys.dead_reasons, job_id)
             return _letter(keys.queue, died, entry, reason)
     return None
 
 
 async def requeue(link: Commands, queues: Sequence[QueueKeys], ids: Sequence[str]) -> list[str]:
-    """Put them back to the ends of their queues; one script moves each."""
+    """Put them back to the ends of their queues; one script moves each.
+
+    It isn't sent again when its answer is lost: that would tell of fewer than were moved.
+    """
     calls = [
         Call(
             scripts.REQUEUE,
@@ -76,13 +75,12 @@ async def discard(link: Commands, queues: Sequence[QueueKeys], ids: Sequence[str
 
 
 async def _ids(link: Commands, calls: Sequence[Call]) -> list[str]:
-    replies = await link.run(calls) if calls else ()
+    replies = await link.run(calls, once=True) if calls else ()
     return [job_id.decode() for reply in replies for job_id in reply]
 
 
 def _letter(
     queue: str, died: bytes | None, entry: bytes | None, reason: bytes | None
 ) -> StoredDeadLetter:
-    read = read_entry(entry or b"")
-    job_id, _, _, body = read if read is not None else ("", 0, 0, entry or b"")
+    job_id, _, _, body = read_entry(entry or b"", "")
     return StoredDeadLetter(job_id, queue, body, int(float(died or 0)), decode_reason(reason))

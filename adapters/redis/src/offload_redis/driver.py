@@ -12,7 +12,7 @@ from offload.config import NAMESPACE, Config
 from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
 from offload_redis.durability import check_server
-from offload_redis.entries import delivery_of
+from offload_redis.entries import read_entry
 from offload_redis.keeper import Keeper
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
@@ -36,12 +36,13 @@ class RedisDriver:
         self._replicas = config[WAIT_REPLICAS]
         # Less than the link waits, so that it is the server that gives up.
         self._wait_ms = config[TIMEOUT] // timedelta(milliseconds=2)
-        # Nobody else numbers calls under this name: see the script.
-        self._performer = secrets.token_hex(8)
-        self._calls = 0
         self._known: dict[str, QueueKeys] = {}
 
     async def open(self) -> None:
+        # Nobody else numbers calls under this name, not even another child of a process that
+        # made this worker and forked: see the script.
+        self._performer = secrets.token_hex(8)
+        self._calls = 0
         self._known.clear()
         self._durable = await check_server(self._link, self._config)
 
@@ -61,26 +62,32 @@ class RedisDriver:
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         calls: list[Call] = []
-        if len(entries) == 1:
-            calls.append(self._enqueue(await self._know(entries[0].queue), entries))
-        else:
-            by_queue: dict[str, list[Entry]] = defaultdict(list)
-            for entry in entries:
-                by_queue[entry.queue].append(entry)
-            for queue, of_queue in by_queue.items():
-                keys = await self._know(queue)
-                calls += (self._enqueue(keys, batch) for batch in _batches(of_queue))
+        by_queue: dict[str, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            by_queue[entry.queue].append(entry)
+        for queue, of_queue in by_queue.items():
+            keys = await self._know(queue)
+            calls += (self._enqueue(keys, batch) for batch in _batches(of_queue))
+        replies = await self._run_all(calls)
+        if any(replies):
+            # A server that hears of us for the first time, perhaps because it forgot everything.
+            await self._name(list(by_queue))
+
+    async def _run_all(self, calls: Sequence[Call]) -> list[int]:
+        # A batch that is overtaken by the next one would be taken for one that was sent twice.
+        by_source = len(calls) > 1
         if not self._replicas:
-            await self._link.run(calls)
-            return
+            return await self._link.run(calls, by_source=by_source)
         wait = ("WAIT", self._replicas, self._wait_ms)
-        have = min((await self._link.run(calls, behind=wait))[1::2])
+        replies = await self._link.run(calls, behind=wait, by_source=by_source)
+        have = min(replies[1::2])
         if have < self._replicas:
             raise BackendUnavailableError(
                 f"{self._config}: stored, but {have} replicas have it in time, "
                 f"and wait_replicas={self._replicas}",
                 maybe_stored=True,
             )
+        return replies[::2]
 
     def _enqueue(self, keys: QueueKeys, entries: Sequence[Entry]) -> Call:
         self._calls += 1
@@ -100,9 +107,14 @@ class RedisDriver:
         keys = self._known.get(queue)
         if keys is None:
             keys = self._keys(queue)
-            await self._link.ask("SADD", queues_key(self._namespace), queue)
+            # Asked first: a full server refuses to be told even what it knows.
+            if not await self._link.ask("SISMEMBER", queues_key(self._namespace), queue):
+                await self._name([queue])
             self._known[queue] = keys
         return keys
+
+    async def _name(self, queues: Sequence[str]) -> None:
+        await self._link.ask("SADD", queues_key(self._namespace), *queues)
 
     # -- consuming -------------------------------------------------------------
 
@@ -110,10 +122,11 @@ class RedisDriver:
         server = self._server
         keys = [await self._know(queue) for queue in queues]
         waker = Waker(server.places([each.wake for each in keys], ANSWER_SECONDS), self._link)
-        keeper = Keeper(server, str(self._config))
+        lease = self._config[LEASE]
+        keeper = Keeper(server, min(self._config[TIMEOUT], lease / 3).total_seconds())
         ways_in = (server.commands(), server.commands())
         names = queues_key(self._namespace)
-        return RedisSubscription(keys, names, self._config[LEASE], ways_in, waker, keeper)
+        return RedisSubscription(keys, names, lease, ways_in, waker, keeper)
 
     # -- looking ---------------------------------------------------------------
 
@@ -131,20 +144,17 @@ class RedisDriver:
                     ("HVALS", keys.running),
                 )
             )
-            ids += (delivery_of(entry, "", "").id for entries in lists for entry in entries)
+            ids += (read_entry(entry, "")[0] for entries in lists for entry in entries)
         return ids
 
     async def counts(self) -> Mapping[str, QueueCounts]:
+        queues = await self._all_queues()
+        calls = [
+            Call(scripts.COUNT, (keys.ready, keys.running, keys.later, keys.dead))
+            for keys in queues
+        ]
         counts: dict[str, QueueCounts] = {}
-        for keys in await self._all_queues():
-            numbers = await self._link.execute(
-                (
-                    ("LLEN", keys.ready),
-                    ("HLEN", keys.running),
-                    ("ZCARD", keys.later),
-                    ("ZCARD", keys.dead),
-                )
-            )
+        for keys, numbers in zip(queues, await self._link.run(calls) if calls else (), strict=True):
             if any(numbers):
                 waiting, running, scheduled, dead = numbers
                 counts[keys.queue] = QueueCounts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import re
 
 import msgspec
 
@@ -21,22 +21,25 @@ _encode_reason = msgspec.json.Encoder().encode
 _decode_reason = msgspec.json.Decoder(Reason).decode
 
 
-def read_entry(entry: bytes) -> tuple[str, int, int, bytes] | None:
-    """Its id, how many runs it had, its due time in ms, and its body; None if it isn't one."""
-    try:
-        job_id, attempts, due, body = entry.split(b" ", 3)
-        return job_id.decode(), int(attempts), int(due), body
-    except ValueError:
-        return None
+# The same grammar as in common.lua.
+_match_head = re.compile(rb"([A-Za-z0-9_.:-]+) ([0-9]{1,9}) (-?[0-9]+) ").match
 
 
-def delivery_of(entry: bytes, queue: str, receipt: str) -> Delivery:
-    """The next run of what lies here. A stranger's bytes get an id of their own."""
-    read = read_entry(entry)
-    if read is None:
-        return Delivery(f"foreign-{secrets.token_hex(8)}", queue, entry, 1, 0, receipt)
-    job_id, attempts, due, body = read
-    return Delivery(job_id, queue, body, attempts + 1, due, receipt)
+def read_entry(entry: bytes, field: str) -> tuple[str, int, int, bytes]:
+    """The id of what lies under this field, how many runs it had, its due time in ms, its body.
+
+    A stranger's bytes are the body of a job that never ran.
+    """
+    head = _match_head(entry)
+    if head is None or len(head[3]) > 16:
+        return f"foreign-{field}", 0, 0, entry
+    return head[1].decode(), int(head[2]), int(head[3]), entry[head.end() :]
+
+
+def delivery_of(entry: bytes, queue: str, field: str) -> Delivery:
+    """The next run of what lies under this field."""
+    job_id, attempts, due, body = read_entry(entry, field)
+    return Delivery(job_id, queue, body, attempts + 1, due, field)
 
 
 def encode_reason(failure: Failure | None) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -26,10 +28,23 @@ _REFUSALS: dict[type[RedisError], str] = {
     ClusterDownError: "is part of a cluster that is down",
 }
 _REFUSAL_CODES = {
+    "OOM": _REFUSALS[OutOfMemoryError],
+    "READONLY": _REFUSALS[ReadOnlyError],
+    "MASTERDOWN": _REFUSALS[MasterDownError],
     "MISCONF": "refuses to write: it can't save to its disk",
     "NOREPLICAS": "refuses to write: too few replicas are connected",
     "BUSY": "is busy with a script of another program",
 }
+# At the start of an answer; or, from a script before Redis 7, somewhere in it.
+_find_code = re.compile(rf"(?:^|-)({'|'.join(_REFUSAL_CODES)})\b").search
+
+
+def _refusal(error: Exception, text: str) -> str | None:
+    for kind, meaning in _REFUSALS.items():
+        if isinstance(error, kind):
+            return meaning
+    code = _find_code(text) if isinstance(error, ResponseError) else None
+    return code and _REFUSAL_CODES[code[1]]
 
 
 def translate(error: Exception, where: str, *, maybe_stored: bool) -> BackendError:
@@ -39,11 +54,8 @@ def translate(error: Exception, where: str, *, maybe_stored: bool) -> BackendErr
     if isinstance(error, NoPermissionError):
         return BackendError(f"{where}: the user lacks a permission: {error}")
     text = str(error)
-    refusal = _REFUSAL_CODES.get(text.partition(" ")[0])
-    for kind, meaning in _REFUSALS.items():
-        if isinstance(error, kind):
-            refusal = meaning
-    if refusal:
+    if refusal := _refusal(error, text):
+        maybe_stored = maybe_stored and not isinstance(error, BusyLoadingError)
         return BackendUnavailableError(f"{where} {refusal}", maybe_stored=maybe_stored)
     if isinstance(error, ResponseError):
         return BackendError(f"{where} answered: {text}")

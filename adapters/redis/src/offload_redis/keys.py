@@ -17,6 +17,7 @@ class QueueKeys:
         "dead_reasons",
         "later",
         "leases",
+        "numbers",
         "queue",
         "ready",
         "running",
@@ -35,6 +36,8 @@ class QueueKeys:
         """Hash of entries that are leased, by session and number."""
         self.leases = f"{start}:leases"
         """Sorted set of the sessions that hold leases, by the end of these."""
+        self.numbers = f"{start}:numbers"
+        """Hash of the number that each session takes next: a late call brings nothing."""
         self.wake = f"{start}:wake"
         """A marker, when there is something that an idle worker should look at."""
         self.dead = f"{start}:dead"

@@ -40,7 +40,7 @@ class Link(Commands):
         self._turn = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         if self._loop is not asyncio.get_running_loop():
             await self._move_to(asyncio.get_running_loop())
         sent = False
@@ -52,6 +52,8 @@ class Link(Commands):
                         try:
                             return await self._exchange(commands)
                         except (RedisConnectionError, OSError):
+                            if once:
+                                raise
                             # It may have been dead for long: only now is it noticed.
                             await self.drop()
                     await self._connection.connect()  # type: ignore[no-untyped-call]

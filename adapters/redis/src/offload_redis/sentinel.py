@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ReadOnlyError
-from redis.sentinel import Sentinel
 
 from offload import BackendError, BackendUnavailableError
 from offload_redis.cluster import Node
@@ -32,18 +31,20 @@ class SentinelLink(Commands):
         self._make_link = make_link
         self._link: Link | None = None
 
-    async def execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         if self._link is not None:
             try:
-                replies = await self._link.execute(commands)
+                replies = await self._link.execute(commands, once=once)
             except BackendUnavailableError:
                 await self.drop()
+                if once:
+                    raise
             else:
                 if not any(isinstance(reply, ReadOnlyError) for reply in replies):
                     return replies
                 await self.drop()
         self._link = self._make_link(await self._find_master())
-        return await self._link.execute(commands)
+        return await self._link.execute(commands, once=once)
 
     async def _find_master(self) -> Node:
         reason: object = "none is named"
@@ -65,30 +66,3 @@ class SentinelLink(Commands):
         link, self._link = self._link, None
         if link is not None:
             await link.drop()
-
-
-class SentinelClient:
-    """The same for code without an event loop."""
-
-    def __init__(
-        self,
-        sentinels: Sequence[Node],
-        service: str,
-        sentinel_settings: dict[str, Any],
-        settings: dict[str, Any],
-    ) -> None:
-        sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-            list(sentinels), sentinel_kwargs=sentinel_settings
-        )
-        self._sentinels = sentinel.sentinels
-        self._master: Any = sentinel.master_for(service, **settings)
-
-    def execute_command(self, *args: Any) -> Any:
-        """Send one command to the master, and return its reply."""
-        return self._master.execute_command(*args)
-
-    def close(self) -> None:
-        """Disconnect."""
-        self._master.close()
-        for sentinel in self._sentinels:
-            sentinel.close()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import redis
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.retry import Retry
 
 from offload import ConfigError
 from offload.config import Config
@@ -19,22 +16,10 @@ from offload_redis import options
 from offload_redis.cluster import ClusterLink, Node
 from offload_redis.commands import Commands
 from offload_redis.link import Link
-from offload_redis.sentinel import SentinelClient, SentinelLink
+from offload_redis.sentinel import SentinelLink
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
-
-
-class Executes(Protocol):
-    """A client for code without an event loop."""
-
-    def execute_command(self, *args: Any) -> Any:
-        """Send one command, and return its reply."""
-        ...
-
-    def close(self) -> None:
-        """Disconnect."""
-        ...
 
 
 class Server(ABC):
@@ -55,10 +40,6 @@ class Server(ABC):
     def link(self, timeout: float) -> Commands:
         """A new way in, on which one batch is under way at a time; a reply may take so long."""
 
-    @abstractmethod
-    def blocking_client(self) -> Executes:
-        """A client for code without an event loop."""
-
     def commands(self) -> Commands:
         """A new way in, with the configured timeout."""
         return self.link(self._timeout)
@@ -67,24 +48,14 @@ class Server(ABC):
         """New ways in, each with the keys that one command may block on there."""
         return [(self.link(timeout), keys)]
 
-    def _async_settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         # The link has one deadline for all that it does, and tries again by itself.
         return {
             **self._credentials,
             "protocol": 2,
             "socket_timeout": None,
             "socket_connect_timeout": None,
-            "retry": AsyncRetry(NoBackoff(), 0),
-            "driver_info": None,
-        }
-
-    def _blocking_settings(self) -> dict[str, Any]:
-        return {
-            **self._credentials,
-            "protocol": 2,
-            "socket_timeout": self._timeout,
-            "socket_connect_timeout": self._timeout,
-            "retry": Retry(NoBackoff(), 1),
+            "retry": Retry(NoBackoff(), 0),
             "driver_info": None,
         }
 
@@ -102,10 +73,7 @@ class PlainServer(Server):
 
     def link(self, timeout: float) -> Commands:
         kind = SSLConnection if self._is_tls else Connection
-        return Link(kind(**self._location, **self._async_settings()), self._where, timeout)
-
-    def blocking_client(self) -> Executes:
-        return redis.Redis(**self._location, ssl=self._is_tls, **self._blocking_settings())
+        return Link(kind(**self._location, **self._settings()), self._where, timeout)
 
 
 class SocketServer(Server):
@@ -120,14 +88,9 @@ class SocketServer(Server):
 
     def link(self, timeout: float) -> Commands:
         connection = UnixDomainSocketConnection(
-            path=self._path, db=self._database, **self._async_settings()
+            path=self._path, db=self._database, **self._settings()
         )
         return Link(connection, self._where, timeout)
-
-    def blocking_client(self) -> Executes:
-        return redis.Redis(
-            unix_socket_path=self._path, db=self._database, **self._blocking_settings()
-        )
 
 
 class SentinelServer(Server):
@@ -147,28 +110,16 @@ class SentinelServer(Server):
     def link(self, timeout: float) -> Commands:
         def make_link(node: Node) -> Link:
             host, port = node
-            connection = Connection(
-                host=host, port=port, db=self._database, **self._async_settings()
-            )
+            connection = Connection(host=host, port=port, db=self._database, **self._settings())
             return Link(connection, f"{self._where} ({host}:{port})", timeout)
 
         def make_sentinel_link(node: Node) -> Link:
-            settings = self._async_settings() | self._sentinel_credentials
+            settings = self._settings() | self._sentinel_credentials
             connection = Connection(host=node[0], port=node[1], **settings)
             return Link(connection, f"sentinel {node[0]}:{node[1]}", self._sentinel_timeout)
 
         return SentinelLink(
             self._sentinels, self._service, make_sentinel_link, make_link, self._where
-        )
-
-    def blocking_client(self) -> Executes:
-        settings = self._blocking_settings() | self._sentinel_credentials
-        settings["socket_timeout"] = settings["socket_connect_timeout"] = self._sentinel_timeout
-        return SentinelClient(
-            self._sentinels,
-            self._service,
-            settings,
-            {**self._blocking_settings(), "db": self._database},
         )
 
 
@@ -195,10 +146,6 @@ class FakeServer(Server):
         connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         return Link(connection, self._where, timeout)
 
-    def blocking_client(self) -> Executes:
-        client: Executes = self._fakeredis.FakeStrictRedis(server=self._server, protocol=2)
-        return client
-
 
 class ClusterServer(Server):
     """`redis+cluster://host:port,host:port`: any of its nodes knows the others."""
@@ -212,7 +159,7 @@ class ClusterServer(Server):
     def link(self, timeout: float) -> Commands:
         def make_link(node: Node) -> Link:
             host, port = node
-            connection = Connection(host=host, port=port, **self._async_settings())
+            connection = Connection(host=host, port=port, **self._settings())
             return Link(connection, f"{self._where} (node {host}:{port})", timeout)
 
         return ClusterLink(self._nodes, make_link, self._where, timeout)
@@ -220,10 +167,6 @@ class ClusterServer(Server):
     def places(self, keys: Sequence[str], timeout: float) -> list[tuple[Commands, Sequence[str]]]:
         # One command can only block on keys of one slot.
         return [(self.link(timeout), (key,)) for key in keys]
-
-    def blocking_client(self) -> Executes:
-        nodes = [ClusterNode(*node) for node in self._nodes]  # type: ignore[no-untyped-call]
-        return RedisCluster(startup_nodes=nodes, **self._blocking_settings())
 
 
 _KINDS: dict[str, type[Server]] = {

@@ -38,7 +38,7 @@ class Session:
         keys = self.keys
         return Call(
             scripts.FETCH,
-            (keys.ready, keys.later, keys.running, keys.leases, keys.wake),
+            (keys.ready, keys.later, keys.running, keys.leases, keys.wake, keys.numbers),
             (
                 self.name,
                 self._lease_ms,
@@ -69,7 +69,8 @@ class Session:
     def leave(self) -> Call:
         """Give back what it still has, as if never taken."""
         keys = self.keys
-        return Call(scripts.LEAVE, (keys.running, keys.leases, keys.ready, keys.wake), (self.name,))
+        where = (keys.running, keys.leases, keys.ready, keys.wake, keys.numbers)
+        return Call(scripts.LEAVE, where, (self.name,))
 
 
 def session_of(receipt: Any) -> str:

@@ -60,7 +60,13 @@ class RedisSubscription:
             room = limit - len(deliveries)
             asked, order = order[:room], order[room:]
             share = max(1, room // len(asked))
-            for wait, taken in await self._fetch(asked, share):
+            try:
+                answers = await self._fetch(asked, share)
+            except BackendError:
+                if not deliveries:
+                    raise
+                break  # what the others gave must not wait
+            for wait, taken in answers:
                 deliveries += taken
                 if wait >= 0:
                     next_due = wait if next_due is None else min(next_due, wait)
@@ -131,9 +137,8 @@ class RedisSubscription:
         return [each for each in deliveries if session_of(each.receipt) not in names]
 
     async def close(self) -> None:
-        await self._waker.close()
-        self._keeper.close()
         try:
+            await self._waker.close()
             await self._settling.run([session.leave() for session in self._sessions])
         except BackendError as error:
             log.warning("what is leased goes back when the lease ends: %s", error)
@@ -141,14 +146,14 @@ class RedisSubscription:
             await asyncio.gather(self._fetching.drop(), self._settling.drop())
 
 
-def _verdict(settlement: Settlement) -> tuple[Argument, Argument, Argument]:
-    """What the script wants to know of it: the verdict, and two values that go with it."""
+def _verdict(settlement: Settlement) -> tuple[Argument, Argument]:
+    """What the script wants to know of it: the verdict, and a value that goes with it."""
     match settlement.verdict:
         case Verdict.ACKNOWLEDGE:
-            return "acknowledge", "", ""
+            return "acknowledge", ""
         case Verdict.RELEASE:
-            return "release", "", ""
+            return "release", ""
         case Verdict.RETRY:
-            return "retry", settlement.delay_ms, ""
+            return "retry", settlement.delay_ms
         case Verdict.DEAD_LETTER:
-            return "dead", settlement.delivery.id, encode_reason(settlement.failure)
+            return "dead", encode_reason(settlement.failure)

@@ -18,6 +18,10 @@ from offload_redis.scripts import Call
 log = logging.getLogger("offload")
 
 
+RETRY_SECONDS = 1.0
+"""After a sweep that failed: what has lapsed is not seen a second time."""
+
+
 class Sweeper:
     """Sweeps the queues of one worker, once a lease, and when a lease is seen to have run out."""
 
@@ -43,16 +47,19 @@ class Sweeper:
     async def sweep(self) -> None:
         """Sweep. It can be cut short anywhere; the next worker does the rest."""
         self._next = time.monotonic() + self._seconds * random.uniform(0.8, 1.2)
-        ends = [Call(scripts.LAPSE, (keys.running, keys.leases)) for keys in self._queues]
+        ends = [
+            Call(scripts.LAPSE, (keys.running, keys.leases, keys.numbers)) for keys in self._queues
+        ]
         try:
-            # A server that came back empty, or was flushed, has forgotten the names, too.
-            await self._link.ask("SADD", self._names, *(keys.queue for keys in self._queues))
             for keys, (sessions, fields) in zip(
                 self._queues, await self._link.run(ends), strict=True
             ):
                 if orphans := _orphans(fields, set(sessions)):
                     await self._reclaim(keys, orphans)
+            # A server that came back empty, or was flushed, has forgotten the names, too.
+            await self._link.ask("SADD", self._names, *(keys.queue for keys in self._queues))
         except BackendError as error:
+            self._next = time.monotonic() + RETRY_SECONDS
             log.info("leases that have run out can't be looked for now: %s", error)
 
     async def _reclaim(self, keys: QueueKeys, fields: list[bytes]) -> None:

@@ -30,6 +30,8 @@ IDLE_SECONDS = 5.0
 """How long an idle worker waits for a driver's hint before it looks for itself."""
 CANCEL_SECONDS = 0.3
 """How long cancelled handlers get to end, and a fetch that was under way at a stop."""
+CLOSE_SECONDS = 0.1
+"""How long an extension of leases that is under way gets in the end, at the least."""
 
 
 class Dispatcher:
@@ -233,7 +235,7 @@ class Dispatcher:
         for delivery in self._settler.deliveries():
             job_log.warning("job %s is not settled; it runs again when its lease ends", delivery.id)
             self._runner.returned.append(delivery.id)
-        await self._close()
+        await self._close(deadline)
         finished = self._runner.finished_jobs - finished_before
         return finished, list(dict.fromkeys(self._runner.returned))
 
@@ -244,11 +246,11 @@ class Dispatcher:
                     self._room.clear()
                     await self._room.wait()
 
-    async def _close(self) -> None:
+    async def _close(self, deadline: float) -> None:
         if self._stale_timer is not None:
             self._stale_timer.cancel()
         self._settle_task.cancel()
         await asyncio.wait([self._settle_task])
         if self._lease_keeper is not None:
-            await self._lease_keeper.stop()
+            await self._lease_keeper.stop(max(deadline, self._loop.time() + CLOSE_SECONDS))
         self._runner.close()

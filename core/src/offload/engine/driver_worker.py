@@ -19,6 +19,7 @@ from offload.engine.registry import Registry
 from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
+    BackendError,
     BackendUnavailableError,
     InvalidJobError,
     UnknownHandlerError,
@@ -45,6 +46,10 @@ LOST_IN_A_LINE = 50
 """How many ids of lost jobs the log names in one line: a backlog can be long."""
 CLOSE_SECONDS = 0.9
 """How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
+
+
+DRIVER_SECONDS = 0.1
+"""The part of it that is the driver's, whatever the subscription took."""
 
 
 class DriverWorker(Worker):
@@ -148,17 +153,20 @@ class DriverWorker(Worker):
 
     async def _disconnect(self, dispatcher: Dispatcher | None, deadline: float) -> Sequence[str]:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline - DRIVER_SECONDS):
                 await self._outbox.idle()
                 if dispatcher is not None:
                     await dispatcher.subscription.close()
-                if self._is_open:
-                    return await self._driver.close()
-        except Exception:
-            log.exception("the driver failed to close")
+        except Exception as error:
+            _tell_of_close(error)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._driver.close() if self._is_open else ()
+        except Exception as error:
+            _tell_of_close(error)
+            return ()
         finally:
             self._is_open = False
-        return ()
 
     async def _open(self) -> None:
         if not self._is_open:
@@ -315,3 +323,10 @@ class DriverWorker(Worker):
         await self._bind()
         async with self._lifecycle:
             await self._open()
+
+
+def _tell_of_close(error: Exception) -> None:
+    if isinstance(error, (TimeoutError, BackendError)):
+        log.warning("the backend didn't answer while the worker disconnected: %r", error)
+    else:
+        log.error("the driver failed to close", exc_info=error)

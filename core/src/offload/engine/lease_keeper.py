@@ -32,11 +32,19 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._keep, name="offload-leases", daemon=True)
         self._thread.start()
 
-    async def stop(self) -> None:
-        """End the thread, after an extension that is under way."""
+    async def stop(self, deadline: float) -> None:
+        """End the thread, after an extension that is under way.
+
+        One that takes until the deadline, a time of the loop, is left to end by itself.
+        """
         self._stopping.set()
-        await self._ended.wait()
-        self._thread.join()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._ended.wait()
+        except TimeoutError:
+            log.warning("leases are still being extended: the backend doesn't answer")
+        else:
+            self._thread.join()
 
     def abandon(self) -> None:
         """End the thread, from another loop than the one it was made on."""

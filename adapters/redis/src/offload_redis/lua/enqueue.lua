@@ -2,6 +2,7 @@
 -- KEYS ready, later, wake, sent
 -- ARGV number of this call, then for each job: id, due, body
 --   due is "" for now, "+500" for 500 ms from now, or an instant in ms.
+-- Returns whether this server has never heard of the performer before.
 
 -- The performer numbers its calls and sends one at a time, so a call that comes twice is known.
 local last = redis.call('SET', KEYS[4], ARGV[1], 'EX', 3600, 'GET')
@@ -44,4 +45,4 @@ end
 if wake then
   redis.call('ZADD', KEYS[3], 0, 'wake')
 end
-return #ready + #later / 2
+return last and 0 or 1

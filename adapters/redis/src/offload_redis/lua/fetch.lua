@@ -1,11 +1,12 @@
 -- Lease up to 100 jobs that are due.
--- KEYS ready, later, running, leases, wake
+-- KEYS ready, later, running, leases, wake, numbers
 -- ARGV session, lease in ms, number of the first job, limit, "begin" for a new session
 -- Returns whether the session holds, whether another one has lapsed, ms to the next due job
 -- (or -1), and the entries. Those are filed under session.number, counting up from the first.
 
 local session, first = ARGV[1], tonumber(ARGV[3])
 local now = now_ms()
+write_nothing(KEYS[3])
 if ARGV[5] == 'begin' then
   redis.call('ZADD', KEYS[4], now + ARGV[2], session)
 elseif not redis.call('ZSCORE', KEYS[4], session) then
@@ -13,8 +14,8 @@ elseif not redis.call('ZSCORE', KEYS[4], session) then
 end
 
 local entries
-if redis.call('HEXISTS', KEYS[3], session .. '.' .. first) == 1 then
-  -- This call came before, and its answer was lost: give the same one.
+if first < tonumber(redis.call('HGET', KEYS[6], session) or 1) then
+  -- This call came before, and its answer was lost: give the same one, or what is left of it.
   local fields = {}
   for i = 0, 99 do
     fields[i + 1] = session .. '.' .. (first + i)
@@ -40,6 +41,7 @@ else
       filed[2 * i] = entry
     end
     redis.call('HSET', KEYS[3], unpack(filed))
+    redis.call('HSET', KEYS[6], session, first + #entries)
   end
 end
 

@@ -2,15 +2,13 @@
 -- KEYS running, leases, ready, wake
 -- ARGV the fields, the one that was taken last first
 
+write_nothing(KEYS[1])
 for _, field in ipairs(ARGV) do
   local session = field:match('^(.*)%.')
   local entry = redis.call('HGET', KEYS[1], field)
   if entry and not (session and redis.call('ZSCORE', KEYS[2], session)) then
-    local id, attempts, due, body = read(entry)
-    if id then
-      entry = pack(id, attempts + 1, due, body)
-    end
-    redis.call('LPUSH', KEYS[3], entry)
+    local id, attempts, due, body = read(entry, field)
+    redis.call('LPUSH', KEYS[3], pack(id, attempts + 1, due, body))
     redis.call('HDEL', KEYS[1], field)
   end
 end

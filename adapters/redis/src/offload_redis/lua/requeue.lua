@@ -4,11 +4,12 @@
 -- Returns those that were there.
 
 local moved = {}
+write_nothing(KEYS[4])
 for _, wanted in ipairs(ARGV) do
   local entry = redis.call('HGET', KEYS[4], wanted)
   if entry then
-    local id, _, _, body = read(entry)
-    redis.call('RPUSH', KEYS[1], pack(id, 0, now_ms(), body))
+    local _, _, _, body = read(entry, wanted)
+    redis.call('RPUSH', KEYS[1], pack(wanted, 0, now_ms(), body))
     redis.call('ZREM', KEYS[3], wanted)
     redis.call('HDEL', KEYS[4], wanted)
     redis.call('HDEL', KEYS[5], wanted)
