@@ -34,7 +34,7 @@ MEMORY, FILE = "process memory a job, bytes", "file a job, bytes"
 MOST = 1.2
 
 
-class _Gate:
+class Gate:
     """A handler that lets so many runs pass, and holds the others at its first line."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ async def _schedule(worker: Worker, jobs: int, when: datetime) -> None:
     await in_25_tasks(perform, jobs)
 
 
-async def _fill(worker: Worker, jobs: int, state: str) -> float:
+async def fill_up(worker: Worker, jobs: int, state: str) -> float:
     """Add them; return how many bytes the process has grown for each."""
     await in_bulk(worker, 1)
     before = _resident()
@@ -85,7 +85,7 @@ async def _fill(worker: Worker, jobs: int, state: str) -> float:
     return (_resident() - before) / jobs
 
 
-async def _step(worker: Worker, gate: _Gate, state: str) -> Values:
+async def step(worker: Worker, gate: Gate, state: str) -> Values:
     """Perform so many more and drain as many, so that the size stays what it is."""
     if state == WAITING:
         await asyncio.sleep(PAUSE)
@@ -110,7 +110,7 @@ def fill_file(folder: str, jobs: int, state: str) -> Values:
 
     async def run() -> float:
         worker = offload.connect(_url(folder))
-        grown = await _fill(worker, jobs, state)
+        grown = await fill_up(worker, jobs, state)
         await worker.stop()
         return grown
 
@@ -123,16 +123,16 @@ def steps(folder: str | None, jobs: int, state: str) -> Values:
     """The costs at this size: in the database of this folder, else in memory."""
 
     async def run() -> Values:
-        gate = _Gate()
+        gate = Gate()
         found = Samples()
         worker = offload.connect(_url(folder))
         worker.register(HANDLER, gate.handle)
-        values = {} if folder else {MEMORY: await _fill(worker, jobs, state)}
+        values = {} if folder else {MEMORY: await fill_up(worker, jobs, state)}
         async with worker:
             for repeat in range(REPEATS):
-                step = await _step(worker, gate, state)
+                took = await step(worker, gate, state)
                 if repeat:
-                    found.add("", step)
+                    found.add("", took)
         return values | {name: found.median("", name) for name in (PERFORM, DRAIN)}
 
     return asyncio.run(run())

@@ -32,7 +32,7 @@ def _url(scheme: str) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def _idle_worker(url: str) -> AsyncIterator[tuple[Worker, asyncio.Queue[float]]]:
+async def idle_worker(url: str) -> AsyncIterator[tuple[Worker, asyncio.Queue[float]]]:
     """A worker, and the delays that its handler saw: milliseconds since `args["since"]`."""
     delays: asyncio.Queue[float] = asyncio.Queue()
 
@@ -56,19 +56,19 @@ def pick_up(scheme: str) -> Values:
     """Perform and run in one process."""
 
     async def run(url: str) -> list[float]:
-        async with _idle_worker(url) as (worker, delays):
+        async with idle_worker(url) as (worker, delays):
             await perform_with_pauses(worker, PICK_UPS)
             return [await delays.get() for _ in range(PICK_UPS)]
 
     with _url(scheme) as url:
-        return _pick_up(asyncio.run(run(url)))
+        return as_pick_up(asyncio.run(run(url)))
 
 
 def pick_up_across() -> Values:
     """Perform in another process of this host, whose clock is the same."""
 
     async def run(url: str) -> list[float]:
-        async with _idle_worker(url) as (_, delays):
+        async with idle_worker(url) as (_, delays):
             performer = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "benchmarks.latency", url),
                 cwd=CHECKOUT,
@@ -79,10 +79,11 @@ def pick_up_across() -> Values:
             return found
 
     with _url("sqlite") as url:
-        return _pick_up(asyncio.run(run(url)))
+        return as_pick_up(asyncio.run(run(url)))
 
 
-def _pick_up(delays: list[float]) -> Values:
+def as_pick_up(delays: list[float]) -> Values:
+    """The measures of these delays."""
     # The first ones open files and fill caches.
     settled = delays[len(delays) // 10 :]
     return {"pick-up p50": percentile(settled, 50), "pick-up p99": percentile(settled, 99)}
@@ -92,7 +93,7 @@ def lateness(scheme: str) -> Values:
     """Start of the handler after the instant that `perform_at` was given."""
 
     async def run(url: str) -> list[float]:
-        async with _idle_worker(url) as (worker, delays):
+        async with idle_worker(url) as (worker, delays):
             for _ in range(SCHEDULED):
                 when = datetime.now(UTC) + timedelta(seconds=random.uniform(1.0, 1.5))
                 since = when - datetime(1970, 1, 1, tzinfo=UTC)

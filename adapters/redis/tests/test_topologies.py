@@ -219,7 +219,7 @@ async def test_a_worker_follows_to_the_new_master(watched, make, recorder):
 async def test_without_a_replica_wait_replicas_says_so(watched, make):
     _, url = watched
     worker = make(url, wait_replicas=2, timeout="1s")
-    with pytest.raises(BackendUnavailableError, match="stored, but [01] replicas") as raised:
+    with pytest.raises(BackendUnavailableError, match=r"stored, but [01] replicas") as raised:
         await worker.perform(Job("note"))
     assert raised.value.maybe_stored
 
