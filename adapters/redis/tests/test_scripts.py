@@ -443,4 +443,7 @@ async def test_a_batch_is_not_half_forgotten_while_another_client_loads_the_scri
         patch.setattr(Link, "_exchange", interleaved)
         await driver.enqueue(entries(250))
     await driver.close()
-    assert client.llen(f"{space}:{{default}}:ready") == 251
+    stored = [
+        entry.split()[0].decode() for entry in client.lrange(f"{space}:{{default}}:ready", 0, -1)
+    ]
+    assert stored == [each.id for each in (*entries(1), *entries(250))]

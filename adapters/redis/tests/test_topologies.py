@@ -104,9 +104,10 @@ async def test_a_slot_that_moves_takes_its_jobs_along(nodes, make, recorder, spa
     moved = asyncio.Event()
 
     async def perform() -> None:
-        while not moved.is_set() or len(ids) < 500:
+        while not moved.is_set():
             ids.add(await worker.perform(Job("note")))
             ids.add(await worker.perform_in(Job("note"), 0.3))
+            ids.update(await worker.perform_many([Job("note")] * 250))
 
     await worker.start()
     async with asyncio.TaskGroup() as tasks:

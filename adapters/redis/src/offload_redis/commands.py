@@ -40,23 +40,19 @@ class Commands(ABC):
         calls: Sequence[Call],
         *,
         behind: Command | None = None,
-        by_source: bool = False,
         once: bool = False,
     ) -> list[Any]:
-        """Run scripts, those of one queue in this order.
+        """Run scripts.
 
         With a command to send right `behind` each one, on its connection, there
-        are twice as many replies. Where a script that the server doesn't know
-        must not let the next one overtake it, they go `by_source`.
+        are twice as many replies.
 
         Raises:
             BackendError: as `execute` does, or the first reply that is an error.
         """
-        replies: list[Any] = []
-        if not by_source:
-            commands = _with([call.by_digest() for call in calls], behind)
-            replies = await self.execute(commands, once=once)
-        if by_source or any(isinstance(reply, NoScriptError) for reply in replies):
+        commands = _with([call.by_digest() for call in calls], behind)
+        replies = await self.execute(commands, once=once)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
             # A new server, or a flushed one. Those that ran do nothing when they come again.
             commands = _with([call.by_source() for call in calls], behind)
             replies = await self.execute(commands, once=once)

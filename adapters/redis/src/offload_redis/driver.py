@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from typing import NamedTuple
 
 from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
 from offload.config import NAMESPACE, Config
@@ -23,6 +24,8 @@ from offload_redis.waker import ANSWER_SECONDS, Waker
 
 MAX_BATCH_BYTES = 1 << 20
 """So many bytes of jobs go in one script, unless one job alone has more."""
+TRIES = 10
+"""How often batches are sent whose order was lost on the way, before that is an error."""
 
 
 class RedisDriver:
@@ -42,7 +45,7 @@ class RedisDriver:
         # Nobody else numbers calls under this name, not even another child of a process that
         # made this worker and forked: see the script.
         self._performer = secrets.token_hex(8)
-        self._calls = 0
+        self._numbers = Counter[str]()
         self._known.clear()
         self._durable = await check_server(self._link, self._config)
 
@@ -61,25 +64,32 @@ class RedisDriver:
     # -- storing ---------------------------------------------------------------
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        calls: list[Call] = []
-        by_queue: dict[str, list[Entry]] = defaultdict(list)
-        for entry in entries:
-            by_queue[entry.queue].append(entry)
-        for queue, of_queue in by_queue.items():
-            keys = await self._know(queue)
-            calls += (self._enqueue(keys, batch) for batch in _batches(of_queue))
-        replies = await self._run_all(calls)
-        if any(replies):
-            # A server that hears of us for the first time, perhaps because it forgot everything.
-            await self._name(list(by_queue))
+        batches = [
+            self._number(self._known.get(queue) or await self._know(queue), batch)
+            for queue, batch in _batches(entries)
+        ]
+        for _ in range(TRIES):
+            replies = await self._send(batches)
+            if 1 in replies:
+                # A server that hears of us for the first time, or that forgot everything.
+                await self._name({batch.keys.queue for batch in batches})
+            batches = [each for each, reply in zip(batches, replies, strict=True) if reply < 0]
+            if not batches:
+                return
+        raise BackendUnavailableError(f"{self._config} is in disorder", maybe_stored=True)
 
-    async def _run_all(self, calls: Sequence[Call]) -> list[int]:
-        # A batch that is overtaken by the next one would be taken for one that was sent twice.
-        by_source = len(calls) > 1
+    def _number(self, keys: QueueKeys, entries: Sequence[Entry]) -> _Batch:
+        self._numbers[keys.queue] += 1
+        return _Batch(keys, self._numbers[keys.queue], entries)
+
+    async def _send(self, batches: Sequence[_Batch]) -> list[int]:
+        """Send these together; of each, what the script answers."""
+        first: dict[str, int] = {}
+        calls = [batch.call(first.setdefault(batch.keys.queue, batch.number)) for batch in batches]
         if not self._replicas:
-            return await self._link.run(calls, by_source=by_source)
+            return await self._link.run(calls)
         wait = ("WAIT", self._replicas, self._wait_ms)
-        replies = await self._link.run(calls, behind=wait, by_source=by_source)
+        replies = await self._link.run(calls, behind=wait)
         have = min(replies[1::2])
         if have < self._replicas:
             raise BackendUnavailableError(
@@ -89,31 +99,16 @@ class RedisDriver:
             )
         return replies[::2]
 
-    def _enqueue(self, keys: QueueKeys, entries: Sequence[Entry]) -> Call:
-        self._calls += 1
-        arguments: list[Argument] = [self._calls]
-        for entry in entries:
-            due: Argument = ""
-            if entry.delay_ms:
-                due = f"+{entry.delay_ms}"
-            elif entry.at_ms is not None:
-                due = str(entry.at_ms)
-            arguments += (entry.id, due, entry.body)
-        where = (keys.ready, keys.later, keys.wake, keys.sent)
-        return Call(scripts.ENQUEUE, where, tuple(arguments))
-
     async def _know(self, queue: str) -> QueueKeys:
         """The keys of a queue, whose name is on the server from the first use on."""
-        keys = self._known.get(queue)
-        if keys is None:
-            keys = self._keys(queue)
-            # Asked first: a full server refuses to be told even what it knows.
-            if not await self._link.ask("SISMEMBER", queues_key(self._namespace), queue):
-                await self._name([queue])
-            self._known[queue] = keys
+        keys = self._keys(queue)
+        # Asked first: a full server refuses to be told even what it knows.
+        if not await self._link.ask("SISMEMBER", queues_key(self._namespace), queue):
+            await self._name([queue])
+        self._known[queue] = keys
         return keys
 
-    async def _name(self, queues: Sequence[str]) -> None:
+    async def _name(self, queues: Iterable[str]) -> None:
         await self._link.ask("SADD", queues_key(self._namespace), *queues)
 
     # -- consuming -------------------------------------------------------------
@@ -137,14 +132,12 @@ class RedisDriver:
     async def _all_ids(self) -> list[str]:
         ids: list[str] = []
         for keys in await self._all_queues():
-            lists = await self._link.execute(
-                (
-                    ("LRANGE", keys.ready, 0, -1),
-                    ("ZRANGE", keys.later, 0, -1),
-                    ("HVALS", keys.running),
-                )
-            )
-            ids += (read_entry(entry, "")[0] for entries in lists for entry in entries)
+            entries = [
+                *await self._link.ask("LRANGE", keys.ready, 0, -1),
+                *await self._link.ask("ZRANGE", keys.later, 0, -1),
+                *await self._link.ask("HVALS", keys.running),
+            ]
+            ids += (read_entry(entry, "")[0] for entry in entries)
         return ids
 
     async def counts(self) -> Mapping[str, QueueCounts]:
@@ -175,14 +168,42 @@ class RedisDriver:
         return await dead_letters.discard(self._link, await self._all_queues(), ids)
 
 
-def _batches(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries by the batch, none too many nor too large."""
-    batches: list[list[Entry]] = [[]]
-    size = 0
+class _Batch(NamedTuple):
+    """Jobs of one queue that travel together, under a number that this queue sees once."""
+
+    keys: QueueKeys
+    number: int
+    entries: Sequence[Entry]
+
+    def call(self, first: int) -> Call:
+        """The call that stores them, in a row of calls that begins with this number."""
+        keys = self.keys
+        arguments: list[Argument] = [self.number, first]
+        for entry in self.entries:
+            due: Argument = ""
+            if entry.delay_ms:
+                due = f"+{entry.delay_ms}"
+            elif entry.at_ms is not None:
+                due = str(entry.at_ms)
+            arguments += (entry.id, due, entry.body)
+        where = (keys.ready, keys.later, keys.wake, keys.sent)
+        return Call(scripts.ENQUEUE, where, tuple(arguments))
+
+
+def _batches(entries: Sequence[Entry]) -> list[tuple[str, Sequence[Entry]]]:
+    """Entries by queue and batch, none too many nor too large."""
+    if len(entries) == 1:
+        return [(entries[0].queue, entries)]
+    batches: list[tuple[str, Sequence[Entry]]] = []
+    open_ones: dict[str, list[Entry]] = {}
+    sizes = Counter[str]()
     for entry in entries:
-        size += len(entry.body)
-        if len(batches[-1]) == MAX_JOBS or (size > MAX_BATCH_BYTES and batches[-1]):
-            batches.append([])
-            size = len(entry.body)
-        batches[-1].append(entry)
+        queue, size = entry.queue, len(entry.body)
+        batch = open_ones.get(queue)
+        if batch is None or len(batch) == MAX_JOBS or sizes[queue] + size > MAX_BATCH_BYTES:
+            batch = open_ones[queue] = []
+            batches.append((queue, batch))
+            sizes[queue] = 0
+        batch.append(entry)
+        sizes[queue] += size
     return batches

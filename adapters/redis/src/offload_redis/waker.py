@@ -80,6 +80,7 @@ class Waker:
                     await self._other.execute((("ZADD", key, 0, "end"), ("EXPIRE", key, 60)))
                 if pending:
                     await asyncio.wait(pending.values())
+                    await self._other.execute([("DEL", key) for key in pending])
         for call in pending.values():
             call.cancel()
         if pending:

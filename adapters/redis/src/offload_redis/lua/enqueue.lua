@@ -1,20 +1,25 @@
 -- Store up to 100 jobs of one queue.
 -- KEYS ready, later, wake, sent
--- ARGV number of this call, then for each job: id, due, body
+-- ARGV number of this call, number of the first one that was sent with it;
+--   then for each job: id, due, body
 --   due is "" for now, "+500" for 500 ms from now, or an instant in ms.
--- Returns whether this server has never heard of the performer before.
+-- Returns 1 if this server has never heard of the performer before, else 0; or -1 if the call
+-- came before the one that it follows, and must be sent again.
 
--- The performer numbers its calls and sends one at a time, so a call that comes twice is known.
-local last = redis.call('SET', KEYS[4], ARGV[1], 'EX', 3600, 'GET')
-if last and tonumber(last) >= tonumber(ARGV[1]) then
-  redis.call('SET', KEYS[4], last, 'EX', 3600)
+-- The performer numbers its calls, so that one that comes twice is known.
+local number, first = tonumber(ARGV[1]), tonumber(ARGV[2])
+local last = tonumber(redis.call('GET', KEYS[4]) or -1)
+if last >= number then
   return 0
+end
+if number > first and last ~= number - 1 then
+  return -1
 end
 
 local now = now_ms()
 local ready, later = {}, {}
 local first_due
-for i = 2, #ARGV, 3 do
+for i = 3, #ARGV, 3 do
   local id, due, body = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if due == '' then
     due = now
@@ -45,4 +50,5 @@ end
 if wake then
   redis.call('ZADD', KEYS[3], 0, 'wake')
 end
-return last and 0 or 1
+redis.call('SET', KEYS[4], number, 'EX', 3600)
+return last < 0 and 1 or 0
