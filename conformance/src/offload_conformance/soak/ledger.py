@@ -31,6 +31,8 @@ class Ledger:
     """Jobs whose perform raised, and that were not."""
     runs: defaultdict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     done: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    """Those that failed on purpose, and must become dead letters."""
     dead: set[str] = field(default_factory=set)
     worker_kills: dict[str, int] = field(default_factory=dict)
     """When each worker was killed."""
@@ -46,8 +48,7 @@ class Ledger:
                 continue
             run = next(r for r in reversed(self.runs[job_id]) if r.worker == worker)
             run.ended = int(moment)
-            if mark == "done":
-                self.done.add(job_id)
+            (self.done if mark == "done" else self.failed).add(job_id)
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -39,7 +39,7 @@ LONGEST_RUN = 0.02
 """Seconds."""
 COULD_NOT_START = 1
 """The exit code of a worker whose backend was away: whoever supervises it starts it again."""
-DRAIN_SECONDS = 180.0
+DRAIN_SECONDS = 120.0
 """How long what is left may take in the end."""
 
 
@@ -109,10 +109,8 @@ class Soak:
                     await self._perform(performer, jobs, seconds)
                     await striking
                     killing.cancel()
-                await self._drained(performer)
-            self._ledger.dead = {each async for each in _dead_ids(performer)}
-            for file in self._folder.glob("worker-*"):
-                self._ledger.read(file.name, file.read_text().splitlines())
+                await self._until_settled(performer)
+            self._read()
         finally:
             await performer.stop()
             if self._server is not None:
@@ -208,16 +206,28 @@ class Soak:
             self._ledger.server_kills.append((begin, time.time_ns() // 1000))
             self._console.print(f"the backend was killed {number + 1} times")
 
-    async def _drained(self, performer: Worker) -> None:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while True:
+    # -- the end ---------------------------------------------------------------
+
+    async def _until_settled(self, performer: Worker) -> None:
+        """Return when every accepted job is done or dead, or when that has taken too long."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while time.monotonic() < deadline:
+            await asyncio.sleep(1)
+            self._read()
+            left = self._ledger.accepted.keys() - self._ledger.done
+            if left <= self._ledger.failed:
                 with contextlib.suppress(BackendUnavailableError):
-                    counts = await performer.counts()
-                    left = sum(c.waiting + c.running + c.scheduled for c in counts.values())
-                    if not left:
-                        return
-                    self._console.print(f"{left} jobs are left")
-                await asyncio.sleep(1)
+                    self._ledger.dead = {each async for each in _dead_ids(performer)}
+                    left -= self._ledger.dead
+            if not left:
+                return
+            self._console.print(f"{len(left)} jobs are left")
+
+    def _read(self) -> None:
+        """Read anew what all workers have written."""
+        self._ledger.runs.clear()
+        for file in self._folder.glob("worker-*"):
+            self._ledger.read(file.name, file.read_text().splitlines())
 
 
 def _job() -> Job:
