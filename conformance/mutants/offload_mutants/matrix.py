@@ -27,8 +27,10 @@ from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 3
+AT_ONCE = 4
 """For two cores: a run is idle for more than half of its time."""
+DEADLINE = "8"
+"""Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
 
 running: set[int] = set()
@@ -98,7 +100,12 @@ def certify(variant: Variant, folder: str, compiled: str) -> str:
     """Have a certificate written to the folder; the answer is why there may be none."""
     command = [sys.executable, "-m", "offload_conformance", "certify", url_of(variant, folder)]
     command += ["--out", folder, *(["--quick"] if variant.quick else [])]
-    env = {**os.environ, "OFFLOAD_MUTANT": variant.name, "PYTHONPYCACHEPREFIX": compiled}
+    env = {
+        **os.environ,
+        "OFFLOAD_MUTANT": variant.name,
+        "OFFLOAD_KIT_DEADLINE": DEADLINE,
+        "PYTHONPYCACHEPREFIX": compiled,
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once for all, not once for each
     with subprocess.Popen(
         command,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Self
 
 from offload_conformance.history import History
 
-DEADLINE = 15.0
+DEADLINE = float(os.environ.get("OFFLOAD_KIT_DEADLINE", "15"))
 """Seconds after which something that had to happen has not."""
 
 
