@@ -47,8 +47,8 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     performer = lab.worker(queues="default,other")
     rejected = {"*": [["reject", "boom"]]}
     dead = await lab.perform(performer, "dead", do=rejected)
-    await lab.perform(performer, "retrying", do={"1": [["retry", 0.5]]})
-    accepts = ["perform_in", "of the killed", 0.6]
+    await lab.perform(performer, "retrying", do={"1": [["retry", 1.5]]})
+    accepts = ["perform_in", "of the killed", 1.5]
     await lab.perform(performer, "running", do={"1": [accepts, ["gate", "hold"]]})
     # The one that will be killed doesn't consume the other queue: there they wait.
     await lab.perform(performer, "waiting", queue="other")
