@@ -102,7 +102,7 @@ class ForgetsWhenItIsKilled(NetDriver):
     backend = (wire.FORGETS,)
 
 
-@mutant("DUR-3", "DUR-4", "DUR-5", "PERF-8", base="net", quick=False)
+@mutant("DUR-3", "DUR-4", "DUR-5", "DUR-8", "PERF-8", base="net", quick=False)
 class ConnectsOnlyWhenItOpens(NetDriver):
     """Leaves it to a restart of the worker to come back to its backend."""
 
