@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent
 ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis"]
 PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
-SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
+IN_THE_MAKING = "adapters/amqp"
+SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, IN_THE_MAKING, "conformance")]
 
 
 def install(session: nox.Session) -> None:
@@ -88,6 +89,18 @@ def mutants(session: nox.Session) -> None:
     install(session)
     with session.chdir("conformance"):
         session.run("python", "-m", "offload_mutants.matrix", *session.posargs)
+
+
+@nox.session(default=False)
+def amqp(session: nox.Session) -> None:
+    """The RabbitMQ adapter, which is in the making: its tests, and what the kit says of it."""
+    install(session)
+    session.install("--no-deps", "--no-build-isolation", "-e", f"./{IN_THE_MAKING}", silent=True)
+    if not session.posargs:
+        env = {"OFFLOAD_RABBITMQ_SERVER": "/usr/lib/rabbitmq/bin/rabbitmq-server"}
+        url = f"amqp://127.0.0.1:{free_port()}"
+        session.run("offload", "certify", url, "--out", session.create_tmp(), env=env)
+    session.run("pytest", *(session.posargs or [f"{IN_THE_MAKING}/tests"]))
 
 
 @nox.session

@@ -246,11 +246,14 @@ class Lab(Needs):
             lambda: self.runs(tag) >= count,
         )
 
-    async def until_ended(self, count: int, tag: str | None = None) -> None:
+    async def until_ended(
+        self, count: int, tag: str | None = None, seconds: float = DEADLINE
+    ) -> None:
         """Return when so many runs have ended."""
         await self.stage.until(
             f"{count} runs{f' of {tag}' if tag else ''} to end",
             lambda: self.ends(tag) >= count,
+            seconds,
         )
 
     def runs(self, tag: str | None = None) -> int:

@@ -1,0 +1,196 @@
+"""What the conformance kit can't know of RabbitMQ by itself: a broker to strike, a stranger's way.
+
+A pytest plugin, which `offload certify amqp://…` loads. Nothing else imports it.
+
+`OFFLOAD_RABBITMQ_SERVER=/usr/lib/rabbitmq/bin/rabbitmq-server offload certify amqp://127.0.0.1:7002`
+starts that program on the port of the URL, with folders and a name of its own, and kills it as the
+rules demand. Without the variable the broker at the URL is used as it is, and the rules that need
+its death stay unverified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import aiormq
+import pytest
+
+from offload.config import parse_address, read_config
+from offload_amqp.connection import Broker, Line
+from offload_amqp.errors import FAILURES
+from offload_amqp.messages import Message
+from offload_amqp.names import Names
+from offload_amqp.options import OPTIONS
+from offload_amqp.publisher import Publisher
+from offload_amqp.topology import Topology
+from offload_conformance.needs import Inject, Server
+
+PROGRAM = "OFFLOAD_RABBITMQ_SERVER"
+DEFAULT_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+START_SECONDS = 60.0
+
+# Without it, what was on its way down the ladder when the broker died comes three minutes late.
+ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 1000}]}]."
+
+
+class PrivateBroker:
+    """A RabbitMQ broker of our own on a loopback port."""
+
+    def __init__(self, program: str, port: int, folder: Path) -> None:
+        self._program = program
+        self._port = port
+        self._folder = folder
+        self._epmd_port = _free_port()
+        self._dist_port = _free_port()
+        (folder / "advanced.config").write_text(ADVANCED)
+        self._api_port = _free_port()
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{port}\n"
+            f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._api_port}\n"
+            "management_agent.disable_metrics_collector = true\n"
+        )
+        # For `clear` alone: nothing else can tell which queues there are.
+        (folder / "enabled_plugins").write_text("[rabbitmq_management].")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self._port
+
+    def _environment(self) -> dict[str, str]:
+        folder = str(self._folder)
+        return {
+            **os.environ,
+            "HOME": folder,
+            "RABBITMQ_NODENAME": f"offload{self._port}@localhost",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{folder}/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/enabled_plugins",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_CONF_ENV_FILE": f"{folder}/none",
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+    async def start(self) -> None:
+        process = self._launch()
+        async with asyncio.timeout(START_SECONDS):
+            while not await self._answers():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{self._program} ended: see {self._folder}/log")
+                await asyncio.sleep(0.1)
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        output = (self._folder / "output").open("ab")
+        self._process = subprocess.Popen(  # noqa: S603
+            [self._program],
+            env=self._environment(),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        output.close()
+        return self._process
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(5):
+                connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{self._port}//")
+                await connection.close()
+        except FAILURES:
+            return False
+        return True
+
+    async def kill(self) -> None:
+        # A quorum queue that was declared just now is lost for good: RabbitMQ 3.10 writes the list
+        # of them every half second. See the README; it is no fault of the adapter's.
+        await asyncio.sleep(1)
+        self.end()
+
+    def clear(self, start: str) -> None:
+        """Delete the queues whose names begin like this: hundreds make a restart slow."""
+        token = base64.b64encode(b"guest:guest").decode()
+        headers = {"Authorization": f"Basic {token}"}
+        api = http.client.HTTPConnection("127.0.0.1", self._api_port, timeout=30)
+        with contextlib.closing(api):
+            api.request("GET", "/api/queues?disable_stats=true", headers=headers)
+            names = [queue["name"] for queue in json.loads(api.getresponse().read())]
+            for name in names:
+                if name.startswith(start):
+                    path = f"/api/queues/%2F/{quote(name, safe='')}"
+                    api.request("DELETE", path, headers=headers)
+                    api.getresponse().read()
+
+    def end(self) -> None:
+        """Kill it, if it runs, with whatever it started."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+            # The port mapper that it has started has left its process group.
+            command = ["epmd", "-kill"]
+            subprocess.run(command, env=self._environment(), capture_output=True, check=False)  # noqa: S603
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def server_for(url: str, folder: Path) -> PrivateBroker:
+    """A private broker on the port of a URL, by the program in `$OFFLOAD_RABBITMQ_SERVER`."""
+    port = parse_address(url).port or 5672
+    return PrivateBroker(os.environ.get(PROGRAM, DEFAULT_PROGRAM), port, folder)
+
+
+@pytest.fixture(scope="session")
+def private_broker(pytestconfig: pytest.Config) -> Iterator[PrivateBroker | None]:
+    """Such a broker, running, if the variable is set."""
+    if PROGRAM not in os.environ:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        broker = server_for(pytestconfig.getoption("offload_url"), Path(folder))
+        try:
+            asyncio.run(broker.start())
+            yield broker
+        finally:
+            broker.end()
+
+
+@pytest.fixture
+def offload_server(private_broker: PrivateBroker | None) -> Iterator[Server | None]:
+    """The broker that may be killed. It forgets the kit's queues after each test."""
+    yield private_broker
+    if private_broker is not None:
+        private_broker.clear("kit-")
+
+
+@pytest.fixture
+def offload_inject(offload_url: str) -> Inject:
+    """Publishes bytes without any header of ours, as another program could."""
+    config = read_config(parse_address(offload_url), OPTIONS)
+
+    async def inject(namespace: str, queue: str, body: bytes) -> None:
+        names = Names(namespace)
+        publisher = Publisher(Line(Broker(config), confirms=True), Topology(names, "quorum"))
+        await publisher.publish([Message("", names.work(queue), body, {}, queue)])
+        await publisher.close()
+
+    return inject

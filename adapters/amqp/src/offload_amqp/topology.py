@@ -1,0 +1,113 @@
+"""The queues, exchanges and bindings on the broker. Part of the wire format: see the README."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiormq import Channel
+
+from offload_amqp.names import Names, level_keys
+
+DELIVERY_LIMIT = 100
+"""After so many deliveries that were never settled the broker itself makes a dead letter."""
+
+LOOK_LIMIT = 1_000_000_000
+"""As many looks at a dead letter as anybody will ever take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A topic exchange."""
+
+    name: str
+
+    async def declare(self, channel: Channel) -> None:
+        """Make sure that it is there."""
+        await channel.exchange_declare(self.name, exchange_type="topic", durable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    async def declare(self, channel: Channel) -> None:
+        """Make sure that it is there, and as it should be."""
+        await channel.queue_declare(self.name, durable=True, arguments=self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an exchange passes on to a queue, or to another exchange."""
+
+    exchange: str
+    key: str
+    to: str
+    to_exchange: bool = False
+
+    async def declare(self, channel: Channel) -> None:
+        """Make sure that it is there."""
+        if self.to_exchange:
+            await channel.exchange_bind(self.to, self.exchange, self.key)
+        else:
+            await channel.queue_bind(self.to, self.exchange, self.key)
+
+
+Part = Exchange | Queue | Binding
+
+
+class Topology:
+    """What one namespace consists of."""
+
+    def __init__(self, names: Names, queue_type: str) -> None:
+        self._names = names
+        self._is_quorum = queue_type == "quorum"
+
+    def _queue(self, name: str, **arguments: Any) -> Queue:
+        kind = "quorum" if self._is_quorum else "classic"
+        return Queue(name, {"x-queue-type": kind, **arguments})
+
+    def of_queue(self, queue: str) -> list[Part]:
+        """What a queue needs; in this order."""
+        names = self._names
+        dead = names.dead(queue)
+        kept: dict[str, Any] = {}
+        given_up: dict[str, Any] = {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead,
+        }
+        if self._is_quorum:
+            # Not at-least-once, as on the ladder: with that, RabbitMQ 3.10 may answer no consumer
+            # for minutes after a restart. And it is we who bury a job, long before this limit.
+            given_up["x-delivery-limit"] = DELIVERY_LIMIT
+            # Each look at a dead letter is a delivery, and RabbitMQ 4 would drop it at the 20th.
+            kept["x-delivery-limit"] = LOOK_LIMIT
+        return [
+            Exchange(names.due),
+            self._queue(dead, **kept),
+            self._queue(names.work(queue), **given_up),
+            self._queue(names.soon(queue), **given_up),
+            Binding(names.due, f"#.{queue}", names.soon(queue)),
+        ]
+
+    def of_level(self, level: int) -> list[Part]:
+        """What a level of the ladder needs, that below it excepted."""
+        name = self._names.delay(level)
+        below = self._names.delay(level - 1) if level else self._names.due
+        held, passed = level_keys(level)
+        expires: dict[str, Any] = {
+            "x-message-ttl": 2**level * 1000,
+            "x-dead-letter-exchange": below,
+        }
+        if self._is_quorum:
+            expires["x-dead-letter-strategy"] = "at-least-once"
+            expires["x-overflow"] = "reject-publish"  # or the strategy is silently another
+        return [
+            Exchange(name),
+            self._queue(name, **expires),
+            Binding(name, held, name),
+            Binding(name, passed, below, to_exchange=True),
+        ]
