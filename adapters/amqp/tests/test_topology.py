@@ -113,7 +113,7 @@ async def test_queues_have_the_documented_arguments(make, stranger, space):
     await worker.perform_in(Job("note"), 3600)
     quorum = {"queue_type": "quorum"}
     to_dead = {"dead_letter_exchange": "", "dead_letter_routing_key": f"{space}.dead.default"}
-    await stranger.declare("dead.default", **quorum)
+    await stranger.declare("dead.default", **quorum, delivery_limit=1_000_000_000)
     for name in ("q.default", "soon.default"):
         await stranger.declare(name, **quorum, **to_dead, delivery_limit=100)
     for level in range(12):

@@ -106,6 +106,8 @@ class ForgetsWhenItIsKilled(NetDriver):
 class ConnectsOnlyWhenItOpens(NetDriver):
     """Leaves it to a restart of the worker to come back to its backend."""
 
+    timeout = 5.0  # a busy host must not end it for good
+
     async def open(self) -> None:
         async with self._turn:
             await super().connect()
@@ -115,7 +117,7 @@ class ConnectsOnlyWhenItOpens(NetDriver):
             raise BackendUnavailableError("the connection was lost")
 
 
-@mutant("DUR-4", "DUR-3", "PERF-8", base="net", quick=False)
+@mutant("DUR-4", "DUR-1", "DUR-3", "PERF-8", base="net", quick=False)
 class AcknowledgesBeforeTheAnswer(NetDriver):
     """Takes what it has sent for stored."""
 
