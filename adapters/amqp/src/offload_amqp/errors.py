@@ -29,7 +29,9 @@ def translate(error: BaseException, where: str, *, maybe_stored: bool) -> Backen
     if isinstance(error, (ChannelAccessRefused, ConnectionNotAllowed)):
         return BackendError(f"{where}: the user lacks a permission: {error}")
     if isinstance(error, InvalidFrameError):
-        return BackendError(f"{where} refuses us: there is no such vhost, or the user has no permission for it")
+        return BackendError(
+            f"{where} refuses us: there is no such vhost, or the user has no permission for it"
+        )
     if isinstance(error, ChannelPreconditionFailed):
         return BackendError(
             f"{where}: a queue is there, and is another than is wanted: {error}. "
