@@ -57,7 +57,7 @@ class _Hasty(Memory):
             self.ready[job.queue].append(job)
 
 
-@mutant("TIME-1", "TIME-5", "TIME-8", "TIME-10", "PERF-2")
+@mutant("TIME-1", "TIME-5", "TIME-8", "TIME-9", "TIME-10", "PERF-2")
 class TakesWhatIsNearlyDue(SimpleDriver):
     """Takes what is due in the next five milliseconds too, to save itself a look."""
 

@@ -34,7 +34,7 @@ class NetDriver:
     backend: ClassVar[tuple[str, ...]] = ()
     """Arguments of the backend that this driver is meant for."""
 
-    timeout: float = 1.0
+    timeout: float = 2.0
     """Seconds within which the backend answers, or is away."""
 
     def __init__(self, config: Config) -> None:
@@ -168,7 +168,7 @@ ADAPTER = Adapter(
         max_delay=timedelta(days=36_500),
         lateness=timedelta(milliseconds=50),
         recovery=timedelta(seconds=wire.LEASE + 1),
-        reconnect=timedelta(seconds=3),
+        reconnect=timedelta(seconds=4),
     ),
     make=NetDriver,
 )

@@ -11,7 +11,7 @@ import msgspec
 
 from offload import Entry, Fetched, QueueCounts, Settlement, StoredDeadLetter
 
-LEASE = 2.0
+LEASE = 4.0
 """Seconds after which a job that was fetched goes back, unless its lease is extended."""
 FORGETS = "--forgets"
 """With this argument, the jobs of a backend go with a kill."""
