@@ -20,7 +20,7 @@ import aiormq
 import processes
 import pytest
 from aiormq import spec
-from processes import WorkerProcess
+from processes import WorkerProcess, free_port
 from support import DEADLINE
 
 import offload
@@ -34,13 +34,6 @@ ACKNOWLEDGE = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
 DELIVER = b"\x00\x3c\x00\x3c"
 DELAYED = b"offload-hold"
 BURIED = b"offload-died"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class OwnBroker(PrivateBroker):

@@ -16,7 +16,7 @@ from typing import Self
 import processes
 import pytest
 import redis
-from processes import WorkerProcess
+from processes import WorkerProcess, free_port
 from support import DEADLINE
 
 import offload
@@ -27,13 +27,6 @@ from offload_redis.scripts import Script
 
 PROGRAM = "redis-server"
 SCRIPTS = [each for each in vars(scripts).values() if isinstance(each, Script)]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def client_of(port: int) -> redis.Redis:

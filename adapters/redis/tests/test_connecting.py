@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+from processes import free_port
 from redis.exceptions import ResponseError
 from support import DEADLINE
 
@@ -28,12 +28,6 @@ from offload_redis.servers import server_of
 from offload_redis.session import Session
 
 # -- config strings --------------------------------------------------------------
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize(

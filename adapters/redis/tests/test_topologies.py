@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import pytest
 import redis
+from processes import free_port
 from redis.crc import key_slot
 from support import DEADLINE
 
@@ -19,13 +19,6 @@ QUEUES = ["default", "a", "b", "c", "d"]
 """Whose slots lie on all three nodes."""
 SLOTS = 16384
 PROGRAM = "redis-server"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(holds) -> None:

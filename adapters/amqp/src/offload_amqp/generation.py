@@ -124,11 +124,6 @@ class Generation:
                 self._consumers.remove(consumer)
                 await channel.basic_cancel(consumer[1])
 
-    @property
-    def unsettled(self) -> int:
-        """How many deliveries are not settled yet."""
-        return sum(map(len, self._unsettled.values()))
-
     # -- settling --------------------------------------------------------------
 
     async def acknowledge(self, receipts: Sequence[Receipt]) -> None:
