@@ -96,7 +96,7 @@ async def test_dur_1_a_worker_killed_while_it_buries_a_job(make, process, wire, 
         await stranger.until("dead.default", ready=int(answered))
         await worker.start()
         await log.until("job_dead")
-    assert {letter.id for letter in await worker.dead_letters.list()} == {"foreign-m1"}
+    assert {letter.id for letter in await worker.dead_letters.list()} == {"m1"}
 
 
 # -- frozen and blocked ----------------------------------------------------------
@@ -341,6 +341,8 @@ async def test_conn_1_flapping_under_load(make, wire, recorder, drained):
             accepted.append(await performer.perform(Job("note")))
         await asyncio.sleep(0.001)
     assert await flapping > 8
+    # What runs once more is in front of this one.
+    accepted.append(await make().perform(Job("note")))
     await recorder.until(lambda: {job.id for job in recorder.started} >= set(accepted))
     await drained(worker)
 

@@ -24,12 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import aiormq
 import pytest
 
+from offload import BackendError
 from offload.config import parse_address, read_config
 from offload_amqp.connection import Broker, Line
-from offload_amqp.errors import FAILURES
 from offload_amqp.messages import Message
 from offload_amqp.names import Names
 from offload_amqp.options import OPTIONS
@@ -109,9 +108,10 @@ class PrivateBroker:
     async def _answers(self) -> bool:
         try:
             async with asyncio.timeout(5):
-                connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{self._port}//")
-                await connection.close()
-        except FAILURES:
+                address = parse_address(f"amqp://127.0.0.1:{self._port}")
+                connection = await Broker(read_config(address, OPTIONS)).connect()
+                await connection.close(1)
+        except BackendError:
             return False
         return True
 
@@ -184,13 +184,13 @@ def offload_server(private_broker: PrivateBroker | None) -> Iterator[Server | No
 
 @pytest.fixture
 def offload_inject(offload_url: str) -> Inject:
-    """Publishes bytes without any header of ours, as another program could."""
+    """Publishes bytes without id and headers, as another program could."""
     config = read_config(parse_address(offload_url), OPTIONS)
 
     async def inject(namespace: str, queue: str, body: bytes) -> None:
         names = Names(namespace)
         publisher = Publisher(Line(Broker(config), confirms=True), Topology(names, "quorum"))
-        await publisher.publish([Message("", names.work(queue), body, {}, queue)])
+        await publisher.publish([Message("", names.work(queue), "", {}, body, queue)])
         await publisher.close()
 
     return inject

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import cast
 
-import aiormq
-from aiormq import Channel, Connection
-from yarl import URL
-
-from offload import BackendError, BackendUnavailableError
+from offload import BackendError
 from offload.config import Config
-from offload_amqp.errors import FAILURES, translated
+from offload_amqp.errors import translated
 from offload_amqp.options import HEARTBEAT, TIMEOUT
+from offload_amqp.wire import Channel, Connection, LostError, connect
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-UNBLOCK_SECONDS = 0.05
-"""How long a broker that has blocked us may take to say otherwise, before a call is refused."""
+CLOSE_SECONDS = 1.0
+"""How long the broker may take to answer a farewell."""
 
 
 class Broker:
@@ -28,19 +23,13 @@ class Broker:
         self.timeout = config[TIMEOUT].total_seconds()
         self.heartbeat = config[HEARTBEAT].total_seconds()
         address = config.address
-        default = DEFAULT_PORTS[address.scheme]
-        self._urls = [
-            URL.build(
-                scheme=address.scheme,
-                user=address.username or "guest",
-                password="guest" if address.password is None else address.password,
-                host=host or "localhost",
-                port=port or default,
-                path=address.path if address.path not in ("", "/") else "//",
-                query={"heartbeat": str(max(1, round(self.heartbeat)))},
-            )
-            for host, port in address.hosts or (("localhost", None),)
+        port = DEFAULT_PORTS[address.scheme]
+        self._hosts = [(host or "localhost", own or port) for host, own in address.hosts] or [
+            ("localhost", port)
         ]
+        self._user = address.username or "guest"
+        self._password = "guest" if address.password is None else address.password
+        self._vhost = address.path.removeprefix("/") or "/"
 
     async def connect(self) -> Connection:
         """Connect.
@@ -49,10 +38,17 @@ class Broker:
             BackendError: no host lets us in.
         """
         errors: list[BackendError] = []
-        for url in self._urls:
+        for host, port in self._hosts:
             try:
                 async with translated(self.where, self.timeout):
-                    return await aiormq.connect(url)
+                    return await connect(
+                        host,
+                        port,
+                        user=self._user,
+                        password=self._password,
+                        vhost=self._vhost,
+                        heartbeat=max(1, round(self.heartbeat)),
+                    )
             except BackendError as error:
                 errors.append(error)
         raise errors[0]
@@ -67,58 +63,38 @@ class Line:
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
-        self.declared: set[str] = set()
-        """What was declared on this connection."""
+        self.declared: set[tuple[str, int | None]] = set()
+        """Queues, and levels of the ladder, that were declared on this connection."""
 
     async def channel(self) -> Channel:
         """The channel, open.
 
         Raises:
-            BackendError: the broker is away, or lets us not in, or has blocked us.
+            BackendError: the broker is away, or doesn't let us in.
         """
         async with self._opening:
-            if self._channel is None or self._channel.is_closed:
-                await self._open()
-            connection, channel = self._connection, self._channel
-        if connection is None or channel is None:
-            raise BackendUnavailableError(f"{self.broker.where} is away: it was disconnected")
-        if await self.is_blocked(UNBLOCK_SECONDS):
-            raise self.blocked_error()
-        return channel
+            if self._channel is None or self._channel.error is not None:
+                self._channel = await self._open()
+            return self._channel
 
-    async def is_blocked(self, seconds: float = 0.0) -> bool:
-        """Whether the broker takes nothing from us, and doesn't within so many seconds."""
-        if self._connection is None:
-            return False
-        try:
-            async with asyncio.timeout(seconds):
-                await self._connection.ready()
-        except TimeoutError:
-            return True
-        return False
-
-    def blocked_error(self, *, maybe_stored: bool = False) -> BackendUnavailableError:
-        """The error for that."""
-        return BackendUnavailableError(
-            f"{self.broker.where} accepts nothing now: it is short of memory, or of disk",
-            maybe_stored=maybe_stored,
-        )
-
-    async def _open(self) -> None:
-        if self._connection is None or self._connection.is_closed:
+    async def _open(self) -> Channel:
+        if self._connection is None or self._connection.error is not None:
             self._connection = await self.broker.connect()
             self.declared.clear()
         try:
             async with translated(self.broker.where, self.broker.timeout):
-                opened = await self._connection.channel(publisher_confirms=self._confirms)
+                return await self._connection.open_channel(confirms=self._confirms)
         except BaseException:
-            await self.close()
+            self.drop()
             raise
-        self._channel = cast(Channel, opened)
+
+    def drop(self) -> None:
+        """Disconnect at once, from a broker that no longer answers as it should."""
+        if self._connection is not None:
+            self._connection.abort(LostError("it was given up"))
 
     async def close(self) -> None:
         """Disconnect."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(*FAILURES, RuntimeError):
-                await connection.close(timeout=self.broker.timeout / 10)
+            await connection.close(CLOSE_SECONDS)

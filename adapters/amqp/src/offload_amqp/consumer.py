@@ -9,29 +9,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from aiormq.abc import DeliveredMessage
-
-from offload import BackendError, BackendUnavailableError, Delivery, Entry, Settlement, Verdict
+from offload import BackendError, BackendUnavailableError, Delivery, Settlement, Verdict
 from offload_amqp.connection import Broker, Line
-from offload_amqp.generation import HELD_AT_MOST, Generation, Receipt
+from offload_amqp.errors import translated
+from offload_amqp.feed import Feed, Receipt
+from offload_amqp.generation import Generation
 from offload_amqp.holder import Holder
-from offload_amqp.messages import (
-    DUE,
-    HOLD,
-    ID,
-    RUNS,
-    Message,
-    delivery_of,
-    failure_headers,
-    headers_in,
-    headers_of,
-    now_ms,
-    number_in,
-)
+from offload_amqp.messages import DUE, HOLD, Message, delivery_of, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
 from offload_amqp.topology import Topology
+from offload_amqp.wire import Incoming
 
 log = logging.getLogger("offload")
 
@@ -60,7 +49,7 @@ class Consumer:
         self._names = names
         self._topology = topology
         self._queues = queues
-        self._least = self._prefetch = min(concurrency, MOST_AHEAD)
+        self._prefetch = min(concurrency, MOST_AHEAD)
         self._notify = notify
         self.ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
         self.error: BackendError | None = None
@@ -70,6 +59,7 @@ class Consumer:
         """Whether nothing new is taken, since nobody fetched what there was."""
         self._due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
+        self._changing = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect, and begin to consume.
@@ -79,7 +69,7 @@ class Consumer:
         """
         self._holder = Holder(self._take_due)
         self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
-        self._router = Router(self._names, self._publisher)
+        self._router = Router(self._names)
         self._generation = await self._begin()
         self._tasks = [
             asyncio.create_task(self._supervise(), name="offload-amqp-supervisor"),
@@ -88,20 +78,9 @@ class Consumer:
         ]
 
     async def _begin(self) -> Generation:
-        generation = Generation(self._broker, self._topology)
-        await generation.connect(self._queues)
-        try:
-            await self._consume_work(generation)
-            soon = {queue: self._names.soon(queue) for queue in self._queues}
-            await generation.consume(generation.soon, soon, HELD_AT_MOST, self._on_soon)
-        except BaseException:
-            await generation.close()
-            raise
+        generation = Generation(self._broker, self._names, self._topology)
+        await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
         return generation
-
-    async def _consume_work(self, generation: Generation) -> None:
-        work = {queue: self._names.work(queue) for queue in self._queues}
-        await generation.consume(generation.work, work, self._prefetch, self._on_work)
 
     async def _supervise(self) -> None:
         while True:
@@ -131,15 +110,13 @@ class Consumer:
 
     # -- deliveries ------------------------------------------------------------
 
-    async def _on_work(self, source: Generation, queue: str, message: DeliveredMessage) -> None:
-        self.ready[queue].append(delivery_of(message, queue, source.receipt(message)))
+    def _on_work(self, source: Generation, queue: str, message: Incoming) -> None:
+        self.ready[queue].append(delivery_of(message, queue, source.work.receipt(message)))
         self._notify()
 
-    async def _on_soon(self, source: Generation, queue: str, message: DeliveredMessage) -> None:
-        headers = headers_in(message)
-        kept = {name: headers[name] for name in (ID, RUNS, DUE) if name in headers}
-        copy = Message("", self._names.work(queue), message.body, kept, queue)
-        held = (source.receipt(message), copy)
+    def _on_soon(self, source: Generation, queue: str, message: Incoming) -> None:
+        held = (source.soon.receipt(message), self._router.due(message, queue))
+        headers = message.headers
         self._holder.hold(held, number_in(headers, HOLD), number_in(headers, DUE))
 
     def _take_due(self, held: tuple[Receipt, Message]) -> None:
@@ -157,7 +134,7 @@ class Consumer:
             self._something_is_due.clear()
             due, self._due = self._due, []
             try:
-                await self._move(due)
+                await self._move([each for each in due if not each[0].feed.lost.is_set()])
             except BackendError as error:
                 log.warning("%d jobs that are due can't be moved yet: %s", len(due), error)
                 self._due[:0] = due
@@ -165,29 +142,26 @@ class Consumer:
                 await asyncio.sleep(LONGEST_PAUSE)
 
     async def _move(self, due: Sequence[tuple[Receipt, Message]]) -> None:
-        generation = self._generation
-        ours = [(receipt, copy) for receipt, copy in due if receipt.generation is generation]
-        if ours:
-            await self._publisher.publish([copy for _, copy in ours])
-            with contextlib.suppress(BackendError):
-                await generation.acknowledge([receipt for receipt, _ in ours])
+        if due:
+            await self._publisher.publish([copy for _, copy in due])
+            await due[0][0].feed.acknowledge([receipt.tag for receipt, _ in due])
 
     # -- how much is taken ahead -------------------------------------------------
 
-    async def widen(self, wanted: int) -> None:
-        """Take more ahead: jobs are faster than the way to the broker and back."""
-        await self._consume_anew(min(MOST_AHEAD, max(wanted, self._prefetch)))
-
-    async def _consume_anew(self, prefetch: int) -> None:
-        generation = self._generation
-        if generation.lost.is_set() or (prefetch == self._prefetch and not self.is_paused):
-            return
-        self._prefetch, self.is_paused = prefetch, False
-        try:
-            await generation.cancel(generation.work)
-            await self._consume_work(generation)
-        except BackendError:
-            generation.lost.set()
+    async def resize(self, prefetch: int) -> None:
+        """Take so many ahead: jobs are faster than the way to the broker and back, or slower."""
+        prefetch = min(prefetch, MOST_AHEAD)
+        async with self._changing:
+            if prefetch <= self._prefetch and not self.is_paused:
+                return
+            feed = self._generation.work
+            try:
+                async with translated(self._broker.where, self._broker.timeout):
+                    await feed.cancel()
+                    await feed.consume(prefetch)
+            except BackendError:
+                feed.lost.set()
+            self._prefetch, self.is_paused = prefetch, False
 
     async def _give_back_stale(self) -> None:
         """Consume no more while nobody fetches, and give back what nobody fetched."""
@@ -196,11 +170,12 @@ class Consumer:
             stale = time.monotonic() - self.last_fetch > STALE_SECONDS
             if not stale or not any(self.ready.values()) or self._generation.lost.is_set():
                 continue
-            self.is_paused = True
-            self._prefetch = self._least
-            with contextlib.suppress(BackendError):
-                await self._generation.cancel(self._generation.work)
-                await self._release_ready()
+            async with self._changing:
+                self.is_paused = True
+                with contextlib.suppress(BackendError):
+                    async with translated(self._broker.where, self._broker.timeout):
+                        await self._generation.work.cancel()
+                    await self._release_ready()
 
     async def _release_ready(self) -> None:
         releases: list[Settlement] = []
@@ -223,43 +198,35 @@ class Consumer:
         What isn't done for good is published anew, and confirmed, before it is acknowledged.
         """
         ours: list[Settlement] = []
-        foreign: list[Settlement] = []
+        foreign: list[Delivery] = []
         for each in settlements:
-            is_ours = not each.delivery.receipt.generation.lost.is_set()
-            (ours if is_ours else foreign).append(each)
+            if each.delivery.receipt.feed.lost.is_set():
+                foreign.append(each.delivery)
+            else:
+                ours.append(each)
         await self._copy([each for each in ours if not each.delivery.receipt.is_copied])
-        receipts: list[Receipt] = [each.delivery.receipt for each in ours]
-        for generation in {receipt.generation for receipt in receipts}:
-            try:
-                await generation.acknowledge(receipts)
-            except BackendError:
-                generation.lost.set()
-        foreign += (each for each in ours if each.delivery.receipt.generation.lost.is_set())
-        return [each.delivery for each in foreign]
+        tags: dict[Feed, list[int]] = {}
+        for each in ours:
+            receipt: Receipt = each.delivery.receipt
+            tags.setdefault(receipt.feed, []).append(receipt.tag)
+        for feed, of_feed in tags.items():
+            await feed.acknowledge(of_feed)
+        return foreign + [e.delivery for e in ours if e.delivery.receipt.feed.lost.is_set()]
 
     async def _copy(self, settlements: Sequence[Settlement]) -> None:
-        retries = [each for each in settlements if each.verdict is Verdict.RETRY]
-        others = [self._message(each) for each in settlements]
-        messages = [message for message in others if message is not None]
-        if retries:
-            entries = [_entry_of(each) for each in retries]
-            await self._router.send(entries, [each.delivery.attempt for each in retries])
+        messages = [self._copy_of(e) for e in settlements if e.verdict is not Verdict.ACKNOWLEDGE]
         if messages:
             await self._publisher.publish(messages)
         for each in settlements:
             each.delivery.receipt.is_copied = True
 
-    def _message(self, settlement: Settlement) -> Message | None:
+    def _copy_of(self, settlement: Settlement) -> Message:
         delivery = settlement.delivery
-        if settlement.verdict is Verdict.RELEASE:
-            headers = headers_of(delivery.id, delivery.attempt - 1, delivery.due_ms)
-            work = self._names.work(delivery.queue)
-            return Message("", work, delivery.body, headers, delivery.queue)
+        if settlement.verdict is Verdict.RETRY:
+            return self._router.retry(delivery, settlement.delay_ms)
         if settlement.verdict is Verdict.DEAD_LETTER:
-            headers = headers_of(delivery.id, 0, now_ms()) | failure_headers(settlement.failure)
-            dead = self._names.dead(delivery.queue)
-            return Message("", dead, delivery.body, headers, delivery.queue)
-        return None
+            return self._router.dead(delivery, settlement.failure)
+        return self._router.release(delivery)
 
     # -- the end ---------------------------------------------------------------
 
@@ -269,16 +236,11 @@ class Consumer:
             task.cancel()
         try:
             if not self._generation.lost.is_set():
-                await self._generation.cancel(self._generation.work)
-                await self._generation.cancel(self._generation.soon)
+                async with translated(self._broker.where, self._broker.timeout):
+                    await self._generation.work.cancel()
                 await self._release_ready()
         except BackendError as error:
             log.warning("what was taken goes back when the connection ends: %s", error)
         finally:
             await self._generation.close()
             await self._publisher.close()
-
-
-def _entry_of(settlement: Settlement) -> Entry:
-    delivery = settlement.delivery
-    return Entry(delivery.id, delivery.queue, delivery.body, max(1, settlement.delay_ms))

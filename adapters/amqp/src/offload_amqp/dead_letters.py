@@ -5,26 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from aiormq import Channel
-from aiormq.abc import DeliveredMessage
-
 from offload import Failure, StoredDeadLetter
 from offload_amqp.connection import Broker, Line
 from offload_amqp.errors import translated
-from offload_amqp.messages import (
-    DIED,
-    ERROR,
-    RUNS,
-    TRACEBACK,
-    Message,
-    delivery_of,
-    headers_in,
-    headers_of,
-    now_ms,
-    number_in,
-)
+from offload_amqp.messages import DIED, ERROR, RUNS, TRACEBACK, id_of, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
+from offload_amqp.routing import Router
+from offload_amqp.wire import Channel, Incoming
 
 
 class DeadLetterQueues:
@@ -39,6 +27,7 @@ class DeadLetterQueues:
     ) -> None:
         self._broker = broker
         self._names = names
+        self._router = Router(names)
         self._publisher = publisher
         self._queues = queues
 
@@ -67,9 +56,8 @@ class DeadLetterQueues:
         """Put these back into their queues. A crash in between leaves both job and letter."""
 
         async def publish(letter: StoredDeadLetter) -> None:
-            headers = headers_of(letter.id, 0, now_ms())
-            work = self._names.work(letter.queue)
-            await self._publisher.publish([Message("", work, letter.body, headers, letter.queue)])
+            message = self._router.requeued(letter.id, letter.queue, letter.body)
+            await self._publisher.publish([message])
 
         return await self._take(ids, publish)
 
@@ -93,7 +81,7 @@ class DeadLetterQueues:
                         continue
                     wanted.discard(letter.id)
                     await before(letter)  # type: ignore[misc]
-                    await channel.basic_ack(message.delivery_tag or 0)
+                    channel.acknowledge([message.tag])
                     taken.append(letter.id)
                     if not wanted:
                         return taken
@@ -108,23 +96,22 @@ class DeadLetterQueues:
         finally:
             await line.close()
 
-    async def _messages(self, channel: Channel, queue: str) -> AsyncIterator[DeliveredMessage]:
+    async def _messages(self, channel: Channel, queue: str) -> AsyncIterator[Incoming]:
         await self._publisher.ensure(queue)
         while True:
             async with translated(self._broker.where, self._broker.timeout, maybe_stored=True):
-                message = await channel.basic_get(self._names.dead(queue))
-            if message.delivery_tag is None:
+                message = await channel.get(self._names.dead(queue))
+            if message is None:
                 return
             yield message
 
 
-def _letter(queue: str, message: DeliveredMessage) -> StoredDeadLetter:
-    headers = headers_in(message)
-    job_id = delivery_of(message, queue, None).id
+def _letter(queue: str, message: Incoming) -> StoredDeadLetter:
+    headers = message.headers
     if ERROR in headers:
         failure = Failure(
             str(headers[ERROR]), str(headers.get(TRACEBACK, "")), number_in(headers, RUNS)
         )
     else:
         failure = Failure("the broker gave it up: it was delivered too often, and never settled")
-    return StoredDeadLetter(job_id, queue, message.body, number_in(headers, DIED), failure)
+    return StoredDeadLetter(id_of(message), queue, message.body, number_in(headers, DIED), failure)

@@ -24,11 +24,11 @@ class AmqpDriver:
         self._queues = config[QUEUES]
         self._broker = Broker(config)
         self._names = Names(config[NAMESPACE])
+        self._router = Router(self._names)
         self._topology = Topology(self._names, config[QUEUE_TYPE])
 
     async def open(self) -> None:
         self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
-        self._router = Router(self._names, self._publisher)
         self._dead = DeadLetterQueues(self._broker, self._names, self._publisher, self._queues)
         for queue in self._queues:
             await self._publisher.ensure(queue)
@@ -38,7 +38,7 @@ class AmqpDriver:
         return ()
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        await self._router.send(entries, [0] * len(entries))
+        await self._publisher.publish(self._router.new(entries))
 
     async def subscribe(self, queues: Sequence[str]) -> AmqpSubscription:
         subscription = AmqpSubscription(

@@ -4,43 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offload import Entry
-from offload_amqp.messages import HOLD, Message, headers_of, now_ms
+from offload import Delivery, Entry, Failure
+from offload_amqp.messages import DUE, HOLD, RUNS, Message, failure_headers, now_ms
 from offload_amqp.names import Names, first_level, ladder_key
-from offload_amqp.publisher import Publisher
+from offload_amqp.wire import Incoming
 
 HELD_MS = 2000
 """What is due sooner is held by a worker all the time; else the last second or two of it."""
 
 
 class Router:
-    """Publishes jobs by the way that their due times ask for."""
+    """Makes the messages that carry jobs."""
 
-    def __init__(self, names: Names, publisher: Publisher) -> None:
+    def __init__(self, names: Names) -> None:
         self._names = names
-        self._publisher = publisher
 
-    async def send(self, entries: Sequence[Entry], runs: Sequence[int]) -> None:
-        """Send these jobs, each with the number of runs that it had."""
+    def new(self, entries: Sequence[Entry]) -> list[Message]:
+        """Jobs that were performed."""
         now = now_ms()
-        await self._publisher.publish(
-            [self._message(entry, had, now) for entry, had in zip(entries, runs, strict=True)]
-        )
+        return [self._scheduled(entry, 0, now) for entry in entries]
 
-    def _message(self, entry: Entry, runs: int, now: int) -> Message:
+    def retry(self, delivery: Delivery, delay_ms: int) -> Message:
+        """A job that has failed, and runs again after the delay."""
+        entry = Entry(delivery.id, delivery.queue, delivery.body, max(1, delay_ms))
+        return self._scheduled(entry, delivery.attempt, now_ms())
+
+    def release(self, delivery: Delivery) -> Message:
+        """A job whose run doesn't count."""
+        headers = {RUNS: delivery.attempt - 1, DUE: delivery.due_ms}
+        return self._ready(delivery.id, delivery.queue, delivery.body, headers)
+
+    def requeued(self, job_id: str, queue: str, body: bytes) -> Message:
+        """A dead letter that becomes a job again."""
+        return self._ready(job_id, queue, body, {RUNS: 0, DUE: now_ms()})
+
+    def due(self, message: Incoming, queue: str) -> Message:
+        """What was held until now."""
+        headers = message.headers
+        kept = {name: headers[name] for name in (RUNS, DUE) if name in headers}
+        return self._ready(message.id, queue, message.body, kept)
+
+    def dead(self, delivery: Delivery, failure: Failure | None) -> Message:
+        """A job that has failed for good."""
+        name = self._names.dead(delivery.queue)
+        headers = failure_headers(failure)
+        return Message("", name, delivery.id, headers, delivery.body, delivery.queue)
+
+    def _ready(self, job_id: str, queue: str, body: bytes, headers: dict[str, int]) -> Message:
+        return Message("", self._names.work(queue), job_id, headers, body, queue)
+
+    def _scheduled(self, entry: Entry, runs: int, now: int) -> Message:
         names, queue = self._names, entry.queue
         delay = entry.delay_ms if entry.at_ms is None else entry.at_ms - now
         if delay <= 0:
-            return Message(
-                "", names.work(queue), entry.body, headers_of(entry.id, runs, now), queue
-            )
+            return self._ready(entry.id, queue, entry.body, {RUNS: runs, DUE: now})
         delay += 1  # the millisecond that is now has begun already
-        headers = headers_of(entry.id, runs, now + delay)
+        headers = {RUNS: runs, DUE: now + delay}
         if delay < HELD_MS:
             headers[HOLD] = delay
-            return Message("", names.soon(queue), entry.body, headers, queue)
+            return Message("", names.soon(queue), entry.id, headers, entry.body, queue)
         seconds = delay // 1000 - 1
         headers[HOLD] = delay - seconds * 1000
         level = first_level(seconds)
         key = ladder_key(seconds, queue)
-        return Message(names.delay(level), key, entry.body, headers, queue, level)
+        return Message(names.delay(level), key, entry.id, headers, entry.body, queue, level)

@@ -89,7 +89,7 @@ class AmqpSubscription:
         if is_time and (self._widening is None or self._widening.done()):
             self._next_widening = now + WIDEN_SECONDS
             self._widening = asyncio.create_task(
-                self._thread.call(self._consumer.widen(limit)), name="offload-amqp-widen"
+                self._thread.call(self._consumer.resize(limit)), name="offload-amqp-widen"
             )
 
     async def wait(self, timeout: float) -> None:

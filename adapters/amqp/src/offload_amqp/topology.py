@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiormq import Channel
+from pamqp import commands
 
 from offload_amqp.names import Names, level_keys
+from offload_amqp.wire import Channel
 
 DELIVERY_LIMIT = 100
 """After so many deliveries that were never settled the broker itself makes a dead letter."""
@@ -24,7 +26,9 @@ class Exchange:
 
     async def declare(self, channel: Channel) -> None:
         """Make sure that it is there."""
-        await channel.exchange_declare(self.name, exchange_type="topic", durable=True)
+        await channel.call(
+            commands.Exchange.Declare(exchange=self.name, exchange_type="topic", durable=True)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,9 @@ class Queue:
 
     async def declare(self, channel: Channel) -> None:
         """Make sure that it is there, and as it should be."""
-        await channel.queue_declare(self.name, durable=True, arguments=self.arguments)
+        await channel.call(
+            commands.Queue.Declare(queue=self.name, durable=True, arguments=self.arguments)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,12 @@ class Binding:
 
     async def declare(self, channel: Channel) -> None:
         """Make sure that it is there."""
-        if self.to_exchange:
-            await channel.exchange_bind(self.to, self.exchange, self.key)
-        else:
-            await channel.queue_bind(self.to, self.exchange, self.key)
+        method = (
+            commands.Exchange.Bind(destination=self.to, source=self.exchange, routing_key=self.key)
+            if self.to_exchange
+            else commands.Queue.Bind(queue=self.to, exchange=self.exchange, routing_key=self.key)
+        )
+        await channel.call(method)
 
 
 Part = Exchange | Queue | Binding
@@ -92,6 +100,11 @@ class Topology:
             self._queue(names.soon(queue), **given_up),
             Binding(names.due, f"#.{queue}", names.soon(queue)),
         ]
+
+    def needed_for(self, queue: str, level: int | None) -> list[Part]:
+        """What a queue needs, and the ladder from a level down; in this order."""
+        levels = [self.of_level(each) for each in range(0 if level is None else level + 1)]
+        return [*self.of_queue(queue), *itertools.chain.from_iterable(levels)]
 
     def of_level(self, level: int) -> list[Part]:
         """What a level of the ladder needs, that below it excepted."""

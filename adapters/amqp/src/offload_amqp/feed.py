@@ -1,0 +1,125 @@
+"""The consumers of one channel, and what they were handed and have not settled."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from pamqp import commands
+
+from offload_amqp.wire import Channel, Incoming
+
+QUIET_SECONDS = 0.02
+"""If nothing has come for so long, nothing is on its way."""
+
+
+@dataclass(eq=False, slots=True)
+class Receipt:
+    """What it takes to settle one delivery."""
+
+    feed: Feed
+    tag: int
+    is_copied: bool = False
+    """Whether a copy of it is on the broker already, so that only the acknowledgement is left."""
+
+
+class Feed:
+    """Consumes some queues, each with a window of its own for what is not settled."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        queues: Mapping[str, str],
+        deliver: Callable[[str, Incoming], None],
+        lost: asyncio.Event,
+    ) -> None:
+        """`queues` has our names of the broker's; `lost` is set when this is over."""
+        self._channel = channel
+        self._queues = queues
+        self._deliver = deliver
+        self.lost = lost
+        channel.on_closed = lost.set
+        # The broker ends a consumer when its queue is deleted: then everything is made anew.
+        channel.on_cancelled = lost.set
+        self._numbers = itertools.count()
+        self._prefetch = 0
+        self._consumers: list[str] = []
+        self._unsettled: dict[int, str] = {}
+        """The consumer of each delivery, in their order."""
+        self._counts: Counter[str] = Counter()
+        self._arrival = asyncio.Event()
+        self._lock = asyncio.Lock()
+        """Settling, and changes of what is consumed, exclude each other."""
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether more may come."""
+        return bool(self._consumers)
+
+    async def consume(self, prefetch: int) -> None:
+        """Consume, so many deliveries of each queue unsettled at most."""
+        async with self._lock:
+            self._prefetch = prefetch
+            for name, queue in self._queues.items():
+                consumer = f"{queue}.{next(self._numbers)}"
+                self._consumers.append(consumer)
+                deliver = partial(self._receive, consumer, queue)
+                await self._channel.consume(name, consumer, prefetch, deliver)
+
+    def _receive(self, consumer: str, queue: str, message: Incoming) -> None:
+        self._unsettled[message.tag] = consumer
+        self._counts[consumer] += 1
+        self._arrival.set()
+        self._deliver(queue, message)
+
+    async def cancel(self) -> None:
+        """Consume no more; what was delivered can still be settled.
+
+        What is on its way to a consumer when it is cancelled RabbitMQ never hands
+        out, and counts as a run that died. So we settle nothing until the window is
+        full, or the queue empty: then nothing is on its way.
+        """
+        async with self._lock:
+            while any(self._counts[each] < self._prefetch for each in self._consumers):
+                self._arrival.clear()
+                try:
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        await self._arrival.wait()
+                except TimeoutError:
+                    break
+            consumers, self._consumers = self._consumers, []
+            for consumer in consumers:
+                await self._channel.cancel(consumer)
+                del self._counts[consumer]
+
+    async def is_consumed(self) -> bool:
+        """Whether the broker has a consumer for each queue that we consume."""
+        async with self._lock:
+            for name in self._queues:
+                declare = commands.Queue.Declare(queue=name, passive=True)
+                answer: Any = await self._channel.call(declare)
+                if self._consumers and not answer.consumer_count:
+                    return False
+        return True
+
+    def receipt(self, message: Incoming) -> Receipt:
+        """The receipt of a message that was just delivered."""
+        return Receipt(self, message.tag)
+
+    async def acknowledge(self, tags: Collection[int]) -> None:
+        """Acknowledge these: those in front with one frame, the others with one each."""
+        async with self._lock:
+            unsettled = self._unsettled
+            left = set(tags) & unsettled.keys()
+            front = list(itertools.takewhile(left.__contains__, unsettled))
+            left.difference_update(front)
+            self._channel.acknowledge(sorted(left), front[-1] if front else 0)
+            for tag in (*front, *left):
+                consumer = unsettled.pop(tag)
+                if consumer in self._counts:  # it was not cancelled since
+                    self._counts[consumer] -= 1
