@@ -70,6 +70,7 @@ class Consumer:
         self._holder = Holder(self._take_due)
         self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
         self._router = Router(self._names)
+        await self._publisher.ensure(self._queues[0])  # the first retry needn't wait for it
         self._generation = await self._begin()
         self._tasks = [
             asyncio.create_task(self._supervise(), name="offload-amqp-supervisor"),

@@ -59,6 +59,7 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
         await lab.until_ended(1, "retrying")
         await lab.stage.until("it to perform", lambda: accepted(lab, "of the killed"))
         if lab.claims.distributed:  # a verdict reached so long ago has been carried out
+            await lab.until_dead(performer, 1)
             for _ in range(3):
                 await lab.fence(performer)
         await victim.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,8 @@ class Connection(asyncio.Protocol):
                     return
         except LostError as error:
             self.abort(error)
+        except (struct.error, IndexError) as error:
+            self.abort(LostError(f"a frame can't be read: {error}"))
 
     def _receive(self, kind: int, payload: bytes) -> None:
         if kind == HEARTBEAT:
