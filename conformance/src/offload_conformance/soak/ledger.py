@@ -34,8 +34,8 @@ class Ledger:
     failed: set[str] = field(default_factory=set)
     """Those that failed on purpose, and must become dead letters."""
     dead: set[str] = field(default_factory=set)
-    worker_kills: dict[str, int] = field(default_factory=dict)
-    """When each worker was killed."""
+    worker_kills: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Before, and after, the kill of each worker."""
     server_kills: list[tuple[int, int]] = field(default_factory=list)
     """When the backend was killed, and when it was back."""
 
@@ -112,7 +112,7 @@ def _unexplained(runs: Mapping[str, Sequence[Run]], ledger: Ledger) -> list[str]
 
 def _was_struck(run: Run, again: Run, ledger: Ledger) -> bool:
     """Whether the worker, or the backend, was killed between the beginnings of two runs."""
-    killed = ledger.worker_kills.get(run.worker)
-    if killed is not None and run.began <= killed <= again.began:
-        return True
-    return any(begin <= again.began and run.began <= end for begin, end in ledger.server_kills)
+    kills = [*ledger.server_kills]
+    if run.worker in ledger.worker_kills:
+        kills.append(ledger.worker_kills[run.worker])
+    return any(begin <= again.began and run.began <= end for begin, end in kills)

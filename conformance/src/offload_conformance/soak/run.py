@@ -43,6 +43,11 @@ DRAIN_SECONDS = 120.0
 """How long what is left may take in the end."""
 
 
+def now_us() -> int:
+    """The present, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
 @click.command()
 @click.argument("url", envvar="OFFLOAD_URL")
 @click.option("--jobs", default=100_000, show_default=True, help="How many to perform.")
@@ -133,7 +138,7 @@ class Soak:
             await asyncio.sleep(max(0.0, ahead))
 
     async def _perform_now(self, performer: Worker, count: int) -> None:
-        now = time.time_ns() // 1000
+        now = now_us()
         try:
             ids = await performer.perform_many([_job() for _ in range(count)])
         except BackendUnavailableError as error:
@@ -145,7 +150,7 @@ class Soak:
 
     async def _perform_later(self, performer: Worker) -> None:
         delay = random.uniform(0, LONGEST_DELAY)
-        due = time.time_ns() // 1000 + int(delay * 1e6)
+        due = now_us() + int(delay * 1e6)
         try:
             job_id = await performer.perform_in(_job(), delay)
         except BackendUnavailableError as error:
@@ -190,9 +195,10 @@ class Soak:
             name = random.choice(list(self._crew))
             process = self._crew.pop(name)
             if process.returncode is None:
+                begin = now_us()
                 process.kill()
                 await process.wait()
-                self._ledger.worker_kills[name] = time.time_ns() // 1000
+                self._ledger.worker_kills[name] = (begin, now_us())
             elif process.returncode != COULD_NOT_START:
                 raise RuntimeError(f"{name} ended by itself with {process.returncode}")
             await self._hire_one()
@@ -200,10 +206,10 @@ class Soak:
     async def _kill_server(self, times: int, seconds: float) -> None:
         for number in range(times if self._server else 0):
             await asyncio.sleep(seconds / (times + 1))
-            begin = time.time_ns() // 1000
+            begin = now_us()
             await self._server.kill()  # type: ignore[union-attr]
             await self._server.start()  # type: ignore[union-attr]
-            self._ledger.server_kills.append((begin, time.time_ns() // 1000))
+            self._ledger.server_kills.append((begin, now_us()))
             self._console.print(f"the backend was killed {number + 1} times")
 
     # -- the end ---------------------------------------------------------------
