@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from offload_conformance.soak.ledger import Ledger, outcome_of
+from offload_conformance.soak.ledger import Accepted, Ledger, outcome_of
 
 
 @pytest.fixture
 def ledger() -> Ledger:
     """Two accepted jobs, each done once."""
-    ledger = Ledger(accepted={"a": 100, "b": 200})
+    ledger = Ledger(accepted={"a": Accepted(100, 100), "b": Accepted(200, 200)})
     ledger.read("one", ["started a 1 150", "done a 1 160", "started b 1 250", "done b 1 260"])
     return ledger
 
@@ -22,7 +22,7 @@ def test_all_is_right(ledger):
 
 
 def test_what_is_neither_done_nor_dead_is_lost(ledger):
-    ledger.accepted["c"] = 300
+    ledger.accepted["c"] = Accepted(300, 300)
     assert outcome_of(ledger).lost == ["c"]
     assert not outcome_of(ledger).is_right
     ledger.dead.add("c")
@@ -30,13 +30,13 @@ def test_what_is_neither_done_nor_dead_is_lost(ledger):
 
 
 def test_a_run_that_never_ended_is_no_job_done(ledger):
-    ledger.accepted["c"] = 300
+    ledger.accepted["c"] = Accepted(300, 300)
     ledger.read("two", ["started c 1 310"])
     assert outcome_of(ledger).lost == ["c"]
 
 
 def test_a_run_before_its_due_time_is_early(ledger):
-    ledger.accepted["a"] = 151
+    ledger.accepted["a"] = Accepted(151, 151)
     assert outcome_of(ledger).early == ["a"]
     assert not outcome_of(ledger).is_right
 
@@ -69,6 +69,25 @@ def test_the_death_of_the_backend_does(ledger, begin, end, explains):
     ledger.read("two", ["started a 2 500", "done a 2 510"])
     ledger.server_kills.append((begin, end))
     assert outcome_of(ledger).is_right == bool(explains)
+
+
+@pytest.mark.parametrize(
+    ("backend", "worker", "explains"),
+    [((60, 70), None, 1), ((510, 520), None, 0), (None, (130, 140), 1), (None, (60, 70), 0)],
+)
+def test_a_scheduled_job_is_doubled_by_a_death_while_it_changes_hands(
+    ledger, backend, worker, explains
+):
+    """The backend's, since it was performed; any worker's, since it was due."""
+    ledger.accepted["a"] = Accepted(50, 120)
+    ledger.read("two", ["started a 2 500", "done a 2 510"])
+    if backend is not None:
+        ledger.server_kills.append(backend)
+    if worker is not None:
+        ledger.worker_kills["three"] = worker
+    outcome = outcome_of(ledger)
+    assert outcome.is_right == bool(explains)
+    assert outcome.explained == ({"a death while it changed hands": 1} if explains else {})
 
 
 def test_a_job_that_nobody_accepted_needs_a_perform_of_unknown_outcome(ledger):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,12 +19,20 @@ class Run:
     ended: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that the backend has accepted."""
+
+    performed: int
+    """At the earliest."""
+    due: int
+
+
 @dataclass(slots=True)
 class Ledger:
     """All that a soak has written down."""
 
-    accepted: dict[str, int] = field(default_factory=dict)
-    """When each accepted job was due, at the earliest."""
+    accepted: dict[str, Accepted] = field(default_factory=dict)
     unknown: int = 0
     """Jobs whose perform raised, and that may have been stored."""
     refused: int = 0
@@ -68,8 +76,10 @@ class Outcome(msgspec.Struct, frozen=True):
     runs: int
     repeated: int
     """Runs beyond the first of their job."""
+    explained: Mapping[str, int]
+    """How many of them are explained by what."""
     unexplained: Sequence[str]
-    """Jobs that ran again though neither their worker nor the backend was killed meanwhile."""
+    """Jobs that ran again though no kill explains it."""
     worker_kills: int
     server_kills: int
 
@@ -83,36 +93,49 @@ class Outcome(msgspec.Struct, frozen=True):
 def outcome_of(ledger: Ledger) -> Outcome:
     """Count it all."""
     runs = {job_id: sorted(each, key=lambda run: run.began) for job_id, each in ledger.runs.items()}
-    due = ledger.accepted
+    accepted = ledger.accepted
+    begun = {job_id: each[0].began for job_id, each in runs.items()}
+    reasons = [
+        (job_id, _reason(accepted.get(job_id), run, again, ledger))
+        for job_id, each in runs.items()
+        for run, again in pairwise(each)
+    ]
     return Outcome(
-        accepted=len(due),
-        done=len(ledger.done & due.keys()),
-        dead=len(ledger.dead & due.keys()),
-        lost=sorted(due.keys() - ledger.done - ledger.dead),
-        early=[job_id for job_id, each in runs.items() if each[0].began < due.get(job_id, 0)],
-        unheard_of=len(runs.keys() - due.keys()),
+        accepted=len(accepted),
+        done=len(ledger.done & accepted.keys()),
+        dead=len(ledger.dead & accepted.keys()),
+        lost=sorted(accepted.keys() - ledger.done - ledger.dead),
+        early=[each for each in begun if each in accepted and begun[each] < accepted[each].due],
+        unheard_of=len(runs.keys() - accepted.keys()),
         unknown=ledger.unknown,
         refused=ledger.refused,
         runs=sum(map(len, runs.values())),
-        repeated=sum(len(each) - 1 for each in runs.values()),
-        unexplained=_unexplained(runs, ledger),
+        repeated=len(reasons),
+        explained=Counter(reason for _, reason in reasons if reason),
+        unexplained=[job_id for job_id, reason in reasons if not reason],
         worker_kills=len(ledger.worker_kills),
         server_kills=len(ledger.server_kills),
     )
 
 
-def _unexplained(runs: Mapping[str, Sequence[Run]], ledger: Ledger) -> list[str]:
-    return [
-        job_id
-        for job_id, each in runs.items()
-        for run, again in pairwise(each)
-        if not _was_struck(run, again, ledger)
-    ]
+def _reason(job: Accepted | None, run: Run, again: Run, ledger: Ledger) -> str:
+    """Which kill explains that a job ran again; nothing, if none does."""
+    own = ledger.worker_kills.get(run.worker)
+    if own is not None and _falls(own, run.began, again.began):
+        return "the death of its worker"
+    if any(_falls(kill, run.began, again.began) for kill in ledger.server_kills):
+        return "the death of the backend"
+    # On some backends a scheduled job changes hands, at the latest when it is due: whoever dies
+    # before the old one is crossed out leaves two.
+    if job is not None and job.due > job.performed:
+        struck = [_falls(kill, job.performed, again.began) for kill in ledger.server_kills]
+        struck += [_falls(kill, job.due, again.began) for kill in ledger.worker_kills.values()]
+        if any(struck):
+            return "a death while it changed hands"
+    return ""
 
 
-def _was_struck(run: Run, again: Run, ledger: Ledger) -> bool:
-    """Whether the worker, or the backend, was killed between the beginnings of two runs."""
-    kills = [*ledger.server_kills]
-    if run.worker in ledger.worker_kills:
-        kills.append(ledger.worker_kills[run.worker])
-    return any(begin <= again.began and run.began <= end for begin, end in kills)
+def _falls(kill: tuple[int, int], since: int, until: int) -> bool:
+    """Whether a kill may have fallen between two moments."""
+    before, after = kill
+    return before <= until and since <= after

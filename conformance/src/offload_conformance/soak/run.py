@@ -26,7 +26,7 @@ from offload import BackendUnavailableError, Job, Worker
 from offload.config import parse_address
 from offload_conformance.needs import Server
 from offload_conformance.plugin import AUTHORS
-from offload_conformance.soak.ledger import Ledger, Outcome, outcome_of
+from offload_conformance.soak.ledger import Accepted, Ledger, Outcome, outcome_of
 
 TICK = 0.1
 """Seconds between two batches of performs."""
@@ -146,11 +146,11 @@ class Soak:
             await asyncio.sleep(TICK)
             await self._perform_now(performer, count)
         else:
-            self._ledger.accepted.update(dict.fromkeys(ids, now))
+            self._ledger.accepted.update(dict.fromkeys(ids, Accepted(now, now)))
 
     async def _perform_later(self, performer: Worker) -> None:
         delay = random.uniform(0, LONGEST_DELAY)
-        due = now_us() + int(delay * 1e6)
+        now = now_us()
         try:
             job_id = await performer.perform_in(_job(), delay)
         except BackendUnavailableError as error:
@@ -158,7 +158,7 @@ class Soak:
             await asyncio.sleep(TICK)
             await self._perform_later(performer)
         else:
-            self._ledger.accepted[job_id] = due
+            self._ledger.accepted[job_id] = Accepted(now, now + int(delay * 1e6))
 
     def _note_failure(self, error: BackendUnavailableError, count: int) -> None:
         if error.maybe_stored:
