@@ -17,12 +17,19 @@ def _redis(given: argparse.Namespace) -> Report:
     return redis_suite.suite(given.rounds, given.jobs, given.sizes, given.top)
 
 
+def _amqp(given: argparse.Namespace) -> Report:
+    from benchmarks import amqp_suite  # for the same reason
+
+    return amqp_suite.suite(given.rounds, given.jobs)
+
+
 def main() -> None:
     """Run the suites that were asked for, and print their tables."""
     suites: dict[str, Callable[[argparse.Namespace], Report]] = {
         "simple": lambda given: simple.suite(given.rounds, given.jobs),
         "sqlite": lambda given: sqlite.suite(given.rounds, given.jobs),
         "redis": _redis,
+        "amqp": _amqp,
         "growth": lambda given: growth.suite(given.rounds, given.sizes),
         "latency": lambda given: latency.suite(given.rounds),
         "profile": lambda given: profile.suite(given.rounds, given.jobs, given.top),

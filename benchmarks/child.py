@@ -1,5 +1,6 @@
 """The fresh process: makes one call and prints what it returned, as JSON."""
 
+import faulthandler
 import importlib
 import json
 import logging
@@ -8,7 +9,8 @@ import sys
 
 def main() -> None:
     """Call `module:function` with the given options."""
-    name, options = sys.argv[1:]
+    name, options, seconds = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(seconds), exit=True)
     # A worker that is stopped with jobs left warns of each: no matter here, and thousands of lines.
     logging.getLogger("offload").setLevel(logging.ERROR)
     module, function = name.split(":")

@@ -31,6 +31,8 @@ class Run:
     function: Callable[..., Values]
     options: Mapping[str, object] = field(default_factory=dict)
     """Its keyword arguments, of types that JSON has."""
+    seconds: float = 1800
+    """It may take no longer: who hangs tells where, and nobody waits for ever."""
 
     def __call__(self) -> Values:
         """Start the process, and wait for what it found.
@@ -39,8 +41,9 @@ class Run:
             RuntimeError: it failed, with what it wrote.
         """
         name = f"{self.function.__module__}:{self.function.__name__}"
+        call = [name, json.dumps(self.options), str(self.seconds)]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.child", name, json.dumps(self.options)],
+            [sys.executable, "-m", "benchmarks.child", *call],
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
@@ -97,8 +100,13 @@ class Samples:
         return found
 
 
-def take_turns(contestants: Sequence[Contestant], rounds: int) -> Samples:
-    """Round after round, one run of each contestant after the other."""
+def take_turns(
+    contestants: Sequence[Contestant], rounds: int, between: Callable[[], None] = lambda: None
+) -> Samples:
+    """Round after round, one run of each contestant after the other.
+
+    Before each, `between` takes away what the last one left.
+    """
     samples = Samples()
     most_runs = max(len(contestant.runs) for contestant in contestants)
     for number in range(1, rounds + 1):
@@ -107,6 +115,7 @@ def take_turns(contestants: Sequence[Contestant], rounds: int) -> Samples:
             for contestant in contestants:
                 if index < len(contestant.runs):
                     tell(f"round {number}/{rounds}: {contestant.name}")
+                    between()
                     samples.add(contestant.name, contestant.runs[index]())
     return samples
 

@@ -23,6 +23,9 @@ SCHEDULED = 100
 SIMPLE, SQLITE, ACROSS = "simple://", "sqlite://", "sqlite://, performed by another process"
 PICK_UP = ["pick-up p50", "pick-up p99"]
 LATENESS = ["lateness min", "lateness p50", "lateness p99"]
+LATENESS_LONGER = ["longer delays min", "longer delays p50", "longer delays p99"]
+SHORT, LONGER = (1.0, 1.5), (3.0, 6.0)
+"""Seconds from the call until a job is due, for `Dues`."""
 
 
 @contextmanager
@@ -66,20 +69,24 @@ def pick_up(scheme: str) -> Values:
 
 def pick_up_across() -> Values:
     """Perform in another process of this host, whose clock is the same."""
-
-    async def run(url: str) -> list[float]:
-        async with idle_worker(url) as (_, delays):
-            performer = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "benchmarks.latency", url),
-                cwd=CHECKOUT,
-                stdout=subprocess.DEVNULL,
-            )
-            found = [await delays.get() for _ in range(PICK_UPS)]
-            await performer.wait()
-            return found
-
     with _url("sqlite") as url:
-        return as_pick_up(asyncio.run(run(url)))
+        return as_pick_up(asyncio.run(picked_up_across(url)))
+
+
+async def picked_up_across(url: str) -> list[float]:
+    """The delays of a worker here, whose jobs another process performs."""
+    async with idle_worker(url) as (_, delays):
+        return await answers(delays, "benchmarks.latency", url)
+
+
+async def answers(delays: asyncio.Queue[float], module: str, url: str) -> list[float]:
+    """What a module makes us find, run in a process of its own."""
+    performer = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, url), cwd=CHECKOUT, stdout=subprocess.DEVNULL
+    )
+    found = [await delays.get() for _ in range(PICK_UPS)]
+    await performer.wait()
+    return found
 
 
 def as_pick_up(delays: list[float]) -> Values:
@@ -87,6 +94,40 @@ def as_pick_up(delays: list[float]) -> Values:
     # The first ones open files and fill caches.
     settled = delays[len(delays) // 10 :]
     return {"pick-up p50": percentile(settled, 50), "pick-up p99": percentile(settled, 99)}
+
+
+class Dues:
+    """Short delays among some longer ones, in the same order for everybody; how late each came."""
+
+    def __init__(self, longer: int) -> None:
+        dice = random.Random(1)
+        self.delays = [dice.uniform(*SHORT) for _ in range(SCHEDULED)]
+        self.delays += [dice.uniform(*LONGER) for _ in range(longer)]
+        """Seconds, one for each job."""
+        dice.shuffle(self.delays)
+        self.done = asyncio.Event()
+        self._late: dict[str, list[float]] = {"lateness": [], "longer delays": []}
+
+    def started(self, delay: float, due: float) -> None:
+        """A handler runs: the job had this delay, and was due at that time since the epoch."""
+        late = (time.time() - due) * 1e3
+        self._late["lateness" if delay <= SHORT[1] else "longer delays"].append(late)
+        if sum(map(len, self._late.values())) == len(self.delays):
+            self.done.set()
+
+    @property
+    def values(self) -> Values:
+        """Behind `done`."""
+        return {
+            f"{kind} {measure}": found
+            for kind, late in self._late.items()
+            if late
+            for measure, found in (
+                ("min", min(late)),
+                ("p50", percentile(late, 50)),
+                ("p99", percentile(late, 99)),
+            )
+        }
 
 
 def lateness(scheme: str) -> Values:
@@ -145,4 +186,4 @@ if __name__ == "__main__":
         await perform_with_pauses(worker, PICK_UPS)
         await worker.stop()
 
-    asyncio.run(_perform())
+    asyncio.run(asyncio.wait_for(_perform(), 120))

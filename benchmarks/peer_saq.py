@@ -22,8 +22,8 @@ from typing import Any
 from saq import Queue, Worker
 
 from benchmarks.harness import Values
-from benchmarks.redis_server import DrainClock, flush
-from benchmarks.workload import CONCURRENCY, HANDLER, in_25_tasks, jobs_per_second
+from benchmarks.redis_server import flush
+from benchmarks.workload import CONCURRENCY, HANDLER, DrainClock, in_25_tasks, jobs_per_second
 
 
 @asynccontextmanager

@@ -22,8 +22,8 @@ from taskiq.receiver import Receiver
 from taskiq_redis import RedisStreamBroker
 
 from benchmarks.harness import Values
-from benchmarks.redis_server import DrainClock, flush
-from benchmarks.workload import HANDLER, in_25_tasks
+from benchmarks.redis_server import flush
+from benchmarks.workload import HANDLER, DrainClock, in_25_tasks
 
 
 @asynccontextmanager

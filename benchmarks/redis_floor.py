@@ -15,7 +15,6 @@ import contextvars
 import gc
 import random
 import secrets
-import subprocess
 import sys
 import time
 from collections import deque
@@ -26,10 +25,10 @@ from typing import Any
 import msgspec
 from redis.asyncio import Redis
 
-from benchmarks.harness import CHECKOUT, Values
-from benchmarks.latency import PICK_UPS, as_pick_up
-from benchmarks.redis_server import DrainClock, flush
-from benchmarks.workload import CONCURRENCY, HANDLER, in_25_tasks, jobs_per_second
+from benchmarks.harness import Values
+from benchmarks.latency import PICK_UPS, answers, as_pick_up
+from benchmarks.redis_server import flush
+from benchmarks.workload import CONCURRENCY, HANDLER, DrainClock, in_25_tasks, jobs_per_second
 
 READY, RUNNING, LEASES, WAKE = "ready", "running", "leases", "wake"
 BATCH = 100
@@ -235,14 +234,7 @@ def pick_up(url: str) -> Values:
             delays.put_nowait((time.time_ns() - args["since"]) / 1e6)
 
         async with _running_prototype(url, handle):
-            pusher = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "benchmarks.redis_floor", url),
-                cwd=CHECKOUT,
-                stdout=subprocess.DEVNULL,
-            )
-            found = [await delays.get() for _ in range(PICK_UPS)]
-            await pusher.wait()
-            return found
+            return await answers(delays, "benchmarks.redis_floor", url)
 
     return as_pick_up(asyncio.run(run()))
 

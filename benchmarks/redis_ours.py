@@ -8,8 +8,6 @@ import gc
 import io
 import pstats
 import random
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -17,10 +15,10 @@ import offload
 from benchmarks.growth import DRAIN as GROWTH_DRAIN
 from benchmarks.growth import PERFORM as GROWTH_PERFORM
 from benchmarks.growth import REPEATS, Gate, fill_up, step
-from benchmarks.harness import CHECKOUT, Samples, Values, percentile
-from benchmarks.latency import PICK_UPS, SCHEDULED, as_pick_up, idle_worker
-from benchmarks.redis_server import DrainClock, flush, info
-from benchmarks.workload import HANDLER, PERFORM, in_bulk, jobs_per_second
+from benchmarks.harness import Samples, Values, percentile
+from benchmarks.latency import SCHEDULED, as_pick_up, idle_worker, picked_up_across
+from benchmarks.redis_server import flush, info
+from benchmarks.workload import HANDLER, PERFORM, DrainClock, in_bulk, jobs_per_second
 from offload import Args, Job
 
 MEMORY = "server memory a job, bytes"
@@ -77,15 +75,7 @@ def pick_up(url: str) -> Values:
 
     async def run() -> list[float]:
         flush(url)
-        async with idle_worker(url) as (_, delays):
-            performer = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "benchmarks.latency", url),
-                cwd=CHECKOUT,
-                stdout=subprocess.DEVNULL,
-            )
-            found = [await delays.get() for _ in range(PICK_UPS)]
-            await performer.wait()
-            return found
+        return await picked_up_across(url)
 
     return as_pick_up(asyncio.run(run()))
 

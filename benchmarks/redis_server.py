@@ -1,13 +1,11 @@
-"""The Redis server that everybody has in turn, and the clock that every drain is read from."""
+"""The Redis server that everybody has in turn."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import redis
 
+from benchmarks.workload import free_port
 from offload_redis.conformance import PROGRAM, PrivateServer
 
 SETTINGS = ("--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0")
@@ -34,19 +33,13 @@ def private_server() -> Iterator[str]:
     if found is None:
         raise RuntimeError(f"no redis-server: install one, or name it in ${PROGRAM}")
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        server = PrivateServer(found, _free_port(), Path(folder), SETTINGS)
+        server = PrivateServer(found, free_port(), Path(folder), SETTINGS)
         try:
             asyncio.run(server.start())
             host, port = server.address
             yield f"redis://{host}:{port}"
         finally:
             server.end()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def flush(url: str) -> None:
@@ -59,29 +52,3 @@ def info(url: str) -> dict[str, Any]:
     """What the server says of itself."""
     with redis.Redis.from_url(url) as client:
         return dict(client.info())
-
-
-class DrainClock:
-    """Read in the handlers, whoever calls them: jobs a second, once a tenth of them has run."""
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs + max(jobs // 10, 100)
-        """How many must be enqueued."""
-        self.done = asyncio.Event()
-        self._counted = jobs
-        self._left = self.jobs
-        self._began = self._ended = 0.0
-
-    def tick(self) -> None:
-        """A handler runs."""
-        self._left -= 1
-        if self._left == self._counted:
-            self._began = time.perf_counter()
-        elif not self._left:
-            self._ended = time.perf_counter()
-            self.done.set()
-
-    @property
-    def jobs_per_second(self) -> float:
-        """Behind `done`."""
-        return self._counted / (self._ended - self._began)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 
@@ -10,7 +10,7 @@ from benchmarks import peer_saq, peer_streaq, peer_taskiq_redis, redis_floor, re
 from benchmarks.growth import BATCH, MOST, SCHEDULED, WAITING
 from benchmarks.growth import DRAIN as GROWTH_DRAIN
 from benchmarks.growth import PERFORM as GROWTH_PERFORM
-from benchmarks.harness import Contestant, Run, take_turns, tell
+from benchmarks.harness import Contestant, Run, tell
 from benchmarks.latency import LATENESS, PICK_UP, PICK_UPS
 from benchmarks.latency import SCHEDULED as SCHEDULED_JOBS
 from benchmarks.redis_server import info, private_server, program
@@ -69,12 +69,6 @@ def suite(rounds: int, jobs: int, sizes: Sequence[int], top: int) -> Report:
     return report
 
 
-def _take_turns(report: Report, runs: Mapping[str, Run], rounds: int) -> None:
-    """One measure after the other, so that what is compared is measured next to each other."""
-    contestants = [Contestant(name, [run]) for name, run in runs.items()]
-    report.samples.update(take_turns(contestants, rounds))
-
-
 def _throughput(report: Report, url: str, rounds: int, jobs: int) -> None:
     size = {"url": url, "jobs": jobs}
     one, tasks = {**size, "tasks": 1}, {**size, "tasks": CONCURRENCY}
@@ -105,7 +99,7 @@ def _throughput(report: Report, url: str, rounds: int, jobs: int) -> None:
             TASKIQ_100: Run(taskiq, {**size, "concurrency": 100}),
         },
     ):
-        _take_turns(report, runs, rounds)
+        report.take_turns(runs, rounds)
     report.say(
         f"Jobs a second: {jobs:,} no-op `async def` jobs. Drain: by one worker process at "
         f"concurrency {CONCURRENCY}, read in the handler, once a tenth as many more have run; "
@@ -138,8 +132,8 @@ def _latency(report: Report, url: str, rounds: int) -> None:
         PROTOTYPE: Run(redis_floor.pick_up, given),
         OURS: Run(redis_ours.pick_up, given),
     }
-    _take_turns(report, pick_up, rounds)
-    _take_turns(report, {OURS: Run(redis_ours.lateness, given)}, rounds)
+    report.take_turns(pick_up, rounds)
+    report.take_turns({OURS: Run(redis_ours.lateness, given)}, rounds)
     report.say(
         f"Milliseconds until a handler starts. Pick-up: {PICK_UPS} jobs a round, enqueued by "
         "another process one at a time with pauses of 10 to 60 ms, from before the call to the "
@@ -149,18 +143,7 @@ def _latency(report: Report, url: str, rounds: int) -> None:
     report.measures([Contestant(name, []) for name in pick_up], [*PICK_UP, *LATENESS], decimals)
     p50 = PICK_UP[0]
     report.targets([Target(p50, (OURS, p50), [(PROTOTYPE, p50)], at_most=1.2)])
-    early = min(report.samples.all(OURS, LATENESS[0]))
-    rows = [["earliest of all", f"{early:.2f}", "≥ 0", _answer(report, "earliest", early >= 0)]]
-    for measure, bound in ((PICK_UP[1], 2), (LATENESS[1], 2), (LATENESS[2], 5)):
-        median = report.samples.median(OURS, measure)
-        answer = _answer(report, f"{measure} ≤ {bound} ms", median <= bound)
-        rows.append([measure, decimals(median), f"≤ {bound}", answer])
-    report.table([OURS, "ms", "target", "met"], rows)
-
-
-def _answer(report: Report, what: str, met: bool) -> str:
-    report.verdicts.append({"what": what, "met": met})
-    return "yes" if met else "**no**"
+    report.bounds(OURS, LATENESS[:1], {PICK_UP[1]: 2, LATENESS[1]: 2, LATENESS[2]: 5})
 
 
 def _growth(report: Report, rounds: int, sizes: Sequence[int]) -> None:
@@ -175,7 +158,7 @@ def _growth(report: Report, rounds: int, sizes: Sequence[int]) -> None:
                 filled = Run(redis_ours.fill, {**given, "jobs": size})()
                 report.samples.add(name, filled)
                 steps[name] = Run(redis_ours.steps, given)
-        _take_turns(report, steps, rounds)
+        report.take_turns(steps, rounds)
     report.say(
         f"Growth: {BATCH:,} jobs more are performed (25 tasks) and {BATCH:,} drained, with so "
         "many waiting or scheduled on a server that has nothing else."

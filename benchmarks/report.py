@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.harness import Contestant, Samples
+from benchmarks.harness import Contestant, Run, Samples, take_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,13 @@ class Report:
     parts: list[str] = field(default_factory=list)
     samples: Samples = field(default_factory=Samples)
     verdicts: list[dict[str, object]] = field(default_factory=list)
+
+    def take_turns(
+        self, runs: Mapping[str, Run], rounds: int, between: Callable[[], None] = lambda: None
+    ) -> None:
+        """Measure one thing, so that what is compared is measured next to each other."""
+        contestants = [Contestant(name, [run]) for name, run in runs.items()]
+        self.samples.update(take_turns(contestants, rounds, between))
 
     def say(self, text: str) -> None:
         """Add a paragraph."""
@@ -100,6 +107,20 @@ class Report:
                 {"what": target.what, "ratio": ratio, "target": target.wish, "met": met}
             )
         self.table(["", "against", "ratio of medians", "of best rounds", "target", "met"], rows)
+
+    def bounds(self, ours: str, earliest: Sequence[str], bounds: Mapping[str, float]) -> None:
+        """Add a table of what counts in milliseconds, not beside a peer; never early, above all."""
+        first = min(min(self.samples.all(ours, measure)) for measure in earliest)
+        rows = [["earliest of all", f"{first:.2f}", "≥ 0", self._answer("earliest", first >= 0)]]
+        for measure, bound in bounds.items():
+            median = self.samples.median(ours, measure)
+            answer = self._answer(f"{measure} ≤ {bound:g} ms", median <= bound)
+            rows.append([measure, decimals(median), f"≤ {bound:g}", answer])
+        self.table([ours, "ms", "target", "met"], rows)
+
+    def _answer(self, what: str, met: bool) -> str:
+        self.verdicts.append({"what": what, "met": met})
+        return "yes" if met else "**no**"
 
     def __str__(self) -> str:
         return "\n\n".join([f"## {self.title}", *self.parts])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import socket
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TypeAlias
 
@@ -39,6 +41,37 @@ def countdown(jobs: int) -> tuple[Callable[[Args], Coroutine[object, object, Non
     return handle, done
 
 
+class DrainClock:
+    """Read in the handlers, whoever calls them: jobs a second, once a tenth of them has run."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs + max(jobs // 10, 100)
+        """How many must be enqueued."""
+        self.done = asyncio.Event()
+        self._counted = jobs
+        self._left = self.jobs
+        self._began = self._ended = 0.0
+
+    def tick(self) -> None:
+        """A handler runs."""
+        self._left -= 1
+        if self._left == self._counted:
+            self._began = time.perf_counter()
+        elif not self._left:
+            self._ended = time.perf_counter()
+            self.done.set()
+
+    @property
+    def jobs_per_second(self) -> float:
+        """Behind `done`."""
+        return self._counted / (self._ended - self._began)
+
+
+def enqueue_measure(tasks: int) -> str:
+    """The measure of enqueueing from so many tasks."""
+    return "one at a time" if tasks == 1 else f"{tasks} tasks"
+
+
 def some_jobs(number: int) -> Iterator[Job]:
     """Jobs with one float as their args, made one by one, as a program would."""
     return (Job(HANDLER, {"x": 1.0}) for _ in range(number))
@@ -50,10 +83,15 @@ async def one_at_a_time(worker: Worker, jobs: int) -> None:
         await worker.perform(job)
 
 
+async def in_tasks(tasks: int, perform: Callable[[int], Awaitable[None]], jobs: int) -> None:
+    """Share the jobs out among so many tasks."""
+    shares = [len(range(first, jobs, tasks)) for first in range(tasks)]
+    await asyncio.gather(*(perform(share) for share in shares))
+
+
 async def in_25_tasks(perform: Callable[[int], Awaitable[None]], jobs: int) -> None:
     """Share the jobs out among 25 tasks."""
-    shares = [len(range(first, jobs, CONCURRENCY)) for first in range(CONCURRENCY)]
-    await asyncio.gather(*(perform(share) for share in shares))
+    await in_tasks(CONCURRENCY, perform, jobs)
 
 
 async def by_25_tasks(worker: Worker, jobs: int) -> None:
@@ -77,3 +115,10 @@ async def until_settled(worker: Worker) -> None:
     """Return when the backend has accepted every verdict: nothing waits and nothing is leased."""
     while await worker.counts():  # noqa: ASYNC110  (a worker has no event for this)
         await asyncio.sleep(0)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
