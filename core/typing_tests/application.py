@@ -42,7 +42,12 @@ async def main() -> None:
         await worker.perform_in(Job("decorated", queue="slow"), 1.5)
         await worker.perform_at(Job("decorated"), datetime.now(UTC))
         assert_type(await worker.perform_many([Job("decorated")]), list[str])
-        assert_type((await worker.counts())["default"], QueueCounts)
+        counts = (await worker.counts())["default"]
+        assert_type(counts, QueueCounts)
+        assert_type(counts.waiting + counts.dead, int)
+        assert_type(counts.scheduled, int | None)
+        counts.scheduled + 1  # type: ignore[operator]
+        assert_type(counts.running, int | None)
         for letter in await worker.dead_letters.list(limit=5):
             await worker.dead_letters.requeue([letter.id])
     assert_type(await worker.stop(), StopReport)

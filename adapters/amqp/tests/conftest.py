@@ -254,6 +254,7 @@ class Wire:
         self.cut_request: int | None = None
         self.cut_reply: int | None = None
         self.cuts = 0
+        self.accepted = 0
         self.deliveries = 0
 
     def trap(
@@ -282,6 +283,7 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.accepted += 1
         link = _Link(self, writer)
         try:
             if self.refusing:

@@ -90,7 +90,8 @@ async def test_dur_1_a_worker_killed_while_it_buries_a_job(make, process, wire, 
     worker = make()
     log = Log()
     worker.observe(log)
-    await worker.dead_letters.list()
+    await worker.start()  # which declares the queue
+    await worker.stop()
     await stranger.publish("q.default", b"garbage", message_id="m1")
     async with killed_at(process, wire, BURIED, answered):
         await stranger.until("dead.default", ready=int(answered))

@@ -161,6 +161,18 @@ class CannotCount(Wrapper):
         raise UnsupportedError("no counts here")
 
 
+@benign(base="sqlite")
+class CountsOnlyWhatWaits(SqliteDriver):
+    """Can't tell what is scheduled, nor what runs, and says so."""
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        found = await super().counts()
+        return {
+            queue: QueueCounts(waiting=each.waiting, scheduled=None, running=None, dead=each.dead)
+            for queue, each in found.items()
+        }
+
+
 @benign(limits=replace(offload_simple.ADAPTER.limits, max_job_bytes=10_000, max_delay=timedelta(1)))
 class HasNarrowLimits(SimpleDriver):
     """Takes small jobs only, and for a day at most."""

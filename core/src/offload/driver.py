@@ -172,10 +172,13 @@ class ClaimNotes(Protocol):
 
 @runtime_checkable
 class Counts(Protocol):
-    """A driver that can tell how much there is of everything."""
+    """A driver that can tell how much there is of everything, or of most."""
 
     async def counts(self) -> Mapping[str, QueueCounts]:
-        """The counts of every queue that holds a job."""
+        """The counts of every queue that holds a job, or may hold one that can't be counted.
+
+        What can't be told is None, never a guess. A look makes nothing.
+        """
         ...
 
 

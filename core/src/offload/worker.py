@@ -48,12 +48,12 @@ class StopReport:
 
 
 class QueueCounts(msgspec.Struct, frozen=True):
-    """How many jobs of a queue are in each state."""
+    """How many jobs of a queue are in each state. None: the backend can't tell."""
 
     waiting: int = 0
-    scheduled: int = 0
+    scheduled: int | None = 0
     """Due later, retries included."""
-    running: int = 0
+    running: int | None = 0
     """Leased to a worker, its prefetched jobs included."""
     dead: int = 0
 
@@ -225,6 +225,9 @@ class Worker(abc.ABC):
 
     async def counts(self) -> Mapping[str, QueueCounts]:
         """How many jobs wait, are scheduled, run and are dead, by queue.
+
+        A queue that is missing holds no job. Some backends can look only at the
+        queues that this worker has, or has performed into: see the adapter's README.
 
         Raises:
             UnsupportedError: the backend can't count.

@@ -12,10 +12,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import offload
 from offload.cli.demo import command, conductor, ledger, walk
+from offload.engine import DriverWorker
 
 FILES = 2000
 
@@ -203,6 +205,64 @@ def test_jobs_that_somebody_removed_are_performed_again(
     assert told.exit_code == 0
     rows = check_all_is_accounted_for(told.output, small_tree)
     assert number(rows["Vanished"]) >= 5  # the scheduled ones were not due before
+
+
+@pytest.fixture
+def counting_little(monkeypatch):
+    """The backend can't tell what is scheduled, nor what runs."""
+    count_all = DriverWorker.counts
+
+    async def count_some(self):
+        found = await count_all(self)
+        known = [found.get(queue, offload.QueueCounts()) for queue in self._queues]
+        told = [msgspec.structs.replace(each, scheduled=None, running=None) for each in known]
+        return dict(zip(self._queues, told, strict=True))
+
+    monkeypatch.setattr(DriverWorker, "counts", count_some)
+
+
+@pytest.mark.usefixtures("counting_little")
+def test_a_backend_that_can_not_count_everything(run, small_tree, monkeypatch):
+    monkeypatch.setattr(conductor, "LOOK_SECONDS", 0.01)  # it looks while jobs are scheduled
+
+    told = run("demo", str(small_tree))
+
+    assert told.exit_code == 0
+    rows = check_all_is_accounted_for(told.output, small_tree)
+    assert "Vanished" not in rows
+    assert rows["Recovered"].endswith("at the start, and those that it can't count")
+
+
+@pytest.mark.usefixtures("counting_little")
+def test_killed_before_a_dead_letter_was_noted_where_not_everything_is_counted(
+    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(conductor.Conductor, "_note", killed)
+        with pytest.raises(Killed):
+            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+
+    told = run("demo", str(small_tree), "--url", sqlite_url)
+
+    assert told.exit_code == 0
+    assert "Vanished" not in check_all_is_accounted_for(told.output, small_tree)
+
+
+@pytest.mark.usefixtures("counting_little")
+def test_jobs_that_were_removed_where_not_everything_is_counted(
+    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(conductor.Conductor, "_follow", killed)
+        with pytest.raises(Killed):
+            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    Path(sqlite_url.removeprefix("sqlite:///")).unlink()
+    monkeypatch.setattr(conductor, "PATIENCE_SECONDS", 0.2)
+
+    told = run("demo", str(small_tree), "--url", sqlite_url)
+
+    assert told.exit_code == 0
+    assert number(check_all_is_accounted_for(told.output, small_tree)["Vanished"]) >= 5
 
 
 def test_jobs_that_vanish_every_time_are_an_error(run, small_tree, monkeypatch):

@@ -91,7 +91,10 @@ def test_where_no_other_process_could_run_it_the_core_says_so(run):
     assert told.stderr == "Error: handler 'greet' is not registered; registered: none\n"
 
 
-def test_an_adapter_that_is_not_installed_comes_with_the_command(run):
+def test_an_adapter_that_is_not_installed_comes_with_the_command(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(offload.adapters, "_entry_points", list)
+    monkeypatch.syspath_prepend(tmp_path)  # what was found on the path before is remembered
+
     told = run("perform", "amqp://host", "greet")
 
     assert told.exit_code == 2
@@ -118,6 +121,59 @@ def test_queues_counts_by_state(run, sqlite_url, doomed):
         ["b", "0", "1", "0", "0"],
         ["default", "0", "0", "0", "3"],
     ]
+
+
+COUNTS_SOME = """
+    import datetime, offload
+
+    class Driver:
+        def __init__(self, config):
+            pass
+
+        async def open(self):
+            pass
+
+        async def counts(self):
+            counts = offload.QueueCounts(waiting=1200, scheduled=None, running=None, dead=3)
+            return {"a": counts, "b": offload.QueueCounts(waiting=1)}
+
+        async def enqueue(self, entries):
+            raise AssertionError("never called")
+
+        subscribe = enqueue
+
+        async def close(self):
+            return ()
+
+    @offload.hookimpl
+    def offload_adapter(scheme):
+        return offload.Adapter(
+            claims=offload.Claims(fifo=True, durable=True, distributed=True, dead_letters=False),
+            limits=offload.Limits(
+                max_job_bytes=1000,
+                max_delay=datetime.timedelta(days=1),
+                lateness=datetime.timedelta(1),
+            ),
+            make=Driver,
+        )
+"""
+
+
+def test_queues_shows_what_the_backend_can_t_tell(run, distribution):
+    distribution("tallying", "tallying", COUNTS_SOME)
+
+    lines = run("queues", "tallying://host").stdout.splitlines()
+
+    assert [line.split() for line in lines[:3]] == [
+        ["queue", "waiting", "scheduled", "running", "dead"],
+        ["a", "1,200", "?", "?", "3"],
+        ["b", "1", "0", "0", "0"],
+    ]
+    assert lines[3:] == ["?: this backend can't tell"]
+    assert json.loads(run("queues", "tallying://host", "--json").stdout) == {
+        "a": {"waiting": 1200, "scheduled": None, "running": None, "dead": 3},
+        "b": {"waiting": 1, "scheduled": 0, "running": 0, "dead": 0},
+    }
 
 
 def test_queues_without_any(run, empty):

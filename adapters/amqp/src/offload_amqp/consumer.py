@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from offload import BackendError, BackendUnavailableError, Delivery, Settlement, Verdict
 from offload_amqp.connection import Broker, Line
-from offload_amqp.errors import translated
+from offload_amqp.errors import MissingError, translated
 from offload_amqp.feed import Feed, Receipt
 from offload_amqp.generation import Generation
 from offload_amqp.holder import Holder
@@ -30,6 +30,8 @@ STALE_SECONDS = 0.2
 """What nobody fetches for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries to connect."""
+MISSING_PAUSE = 5.0
+"""The same while a queue is missing that somebody else has to declare."""
 
 
 class Consumer:
@@ -106,7 +108,7 @@ class Consumer:
             except BackendError as error:
                 log.warning("no jobs can be consumed now: %s", error)
                 self.error = error
-            await asyncio.sleep(pause)
+            await asyncio.sleep(MISSING_PAUSE if isinstance(self.error, MissingError) else pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     # -- deliveries ------------------------------------------------------------

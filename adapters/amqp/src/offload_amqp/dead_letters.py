@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from offload import Failure, StoredDeadLetter
 from offload_amqp.connection import Broker, Line
 from offload_amqp.errors import translated
+from offload_amqp.looking import ready_in
 from offload_amqp.messages import DIED, ERROR, RUNS, TRACEBACK, id_of, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
@@ -34,8 +35,8 @@ class DeadLetterQueues:
     async def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
         """Up to `limit`, the oldest first, behind the one whose id is `after`."""
         letters: list[StoredDeadLetter] = []
-        async with self._look() as channel:
-            for queue in self._queues:
+        async with self._look() as (channel, queues):
+            for queue in queues:
                 letters += [_letter(queue, each) async for each in self._messages(channel, queue)]
         letters.sort(key=lambda letter: letter.died_ms)
         ids = [letter.id for letter in letters]
@@ -44,8 +45,8 @@ class DeadLetterQueues:
 
     async def show(self, job_id: str) -> StoredDeadLetter | None:
         """The one with this id."""
-        async with self._look() as channel:
-            for queue in self._queues:
+        async with self._look() as (channel, queues):
+            for queue in queues:
                 async for message in self._messages(channel, queue):
                     letter = _letter(queue, message)
                     if letter.id == job_id:
@@ -73,8 +74,8 @@ class DeadLetterQueues:
         self, ids: Sequence[str], before: Callable[[StoredDeadLetter], object]
     ) -> list[str]:
         wanted, taken = set(ids), []
-        async with self._look() as channel:
-            for queue in self._queues:
+        async with self._look() as (channel, queues):
+            for queue in queues:
                 async for message in self._messages(channel, queue):
                     letter = _letter(queue, message)
                     if letter.id not in wanted:
@@ -88,16 +89,16 @@ class DeadLetterQueues:
         return taken
 
     @asynccontextmanager
-    async def _look(self) -> AsyncIterator[Channel]:
-        """A channel on which messages are taken, and given back at the end."""
+    async def _look(self) -> AsyncIterator[tuple[Channel, list[str]]]:
+        """A channel on which messages are taken, and given back at the end; the queues there."""
         line = Line(self._broker, confirms=False)
         try:
-            yield await line.channel()
+            dead = {queue: await ready_in(line, self._names.dead(queue)) for queue in self._queues}
+            yield await line.channel(), [queue for queue in dead if dead[queue] is not None]
         finally:
             await line.close()
 
     async def _messages(self, channel: Channel, queue: str) -> AsyncIterator[Incoming]:
-        await self._publisher.ensure(queue)
         while True:
             async with translated(self._broker.where, self._broker.timeout, maybe_stored=True):
                 message = await channel.get(self._names.dead(queue))

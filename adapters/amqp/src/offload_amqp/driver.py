@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from offload import Entry, StoredDeadLetter
+from offload import Entry, QueueCounts, StoredDeadLetter
 from offload.config import CONCURRENCY, NAMESPACE, QUEUES, Config
 from offload_amqp.connection import Broker, Line
 from offload_amqp.dead_letters import DeadLetterQueues
+from offload_amqp.looking import count
 from offload_amqp.names import Names
-from offload_amqp.options import QUEUE_TYPE
+from offload_amqp.options import DECLARE, QUEUE_TYPE
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
 from offload_amqp.subscription import AmqpSubscription
@@ -25,13 +26,16 @@ class AmqpDriver:
         self._broker = Broker(config)
         self._names = Names(config[NAMESPACE])
         self._router = Router(self._names)
-        self._topology = Topology(self._names, config[QUEUE_TYPE])
+        declares = config[DECLARE] == "true"
+        self._topology = Topology(self._names, config[QUEUE_TYPE], declares=declares)
+        self._known = set(self._queues)
+        """The queues of which we know: AMQP can't list them."""
 
     async def open(self) -> None:
-        self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
+        line = Line(self._broker, confirms=True)
+        await line.channel()
+        self._publisher = Publisher(line, self._topology)
         self._dead = DeadLetterQueues(self._broker, self._names, self._publisher, self._queues)
-        for queue in self._queues:
-            await self._publisher.ensure(queue)
 
     async def close(self) -> Sequence[str]:
         await self._publisher.close()
@@ -39,6 +43,7 @@ class AmqpDriver:
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         await self._publisher.publish(self._router.new(entries))
+        self._known.update(entry.queue for entry in entries)
 
     async def subscribe(self, queues: Sequence[str]) -> AmqpSubscription:
         subscription = AmqpSubscription(
@@ -46,6 +51,13 @@ class AmqpDriver:
         )
         await subscription.start()
         return subscription
+
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        line = Line(self._broker, confirms=False)
+        try:
+            return await count(line, self._names, self._known)
+        finally:
+            await line.close()
 
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
         return await self._dead.page(limit, after)

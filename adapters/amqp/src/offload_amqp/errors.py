@@ -16,9 +16,16 @@ ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, NOT_ALLOWED = 403, 404, 406, 530
 NO_LOGIN = "Login was refused"
 
 
+class MissingError(BackendError):
+    """A queue or an exchange is not there."""
+
+
 def translate(error: BaseException, where: str, *, maybe_stored: bool) -> BackendError:
     """The error to raise for one of the connection's."""
     if isinstance(error, ClosedError):
+        if error.code == NOT_FOUND and not maybe_stored:
+            cure = "`offload amqp topology` shows what has to be there, and declares it"
+            return MissingError(f"{where}: {error}. {cure}")
         refusal = _refusal(error)
         if refusal:
             return BackendError(f"{where}{refusal}")

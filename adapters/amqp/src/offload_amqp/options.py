@@ -9,6 +9,8 @@ from offload.config import Option, duration, one_of
 
 QUEUE_TYPE = Option("queue_type", "quorum", one_of("quorum", "classic"))
 """What the queues are, for ever after they were declared first."""
+DECLARE = Option("declare", "true", one_of("true", "false"))
+"""Whether queues are declared when they are missing; false where an operator declares them."""
 HEARTBEAT = Option(
     "heartbeat", timedelta(seconds=5), duration(timedelta(seconds=1), timedelta(minutes=10))
 )
@@ -18,4 +20,4 @@ TIMEOUT = Option(
 )
 """How long the broker may take for any one call."""
 
-OPTIONS: tuple[Option[Any], ...] = (QUEUE_TYPE, HEARTBEAT, TIMEOUT)
+OPTIONS: tuple[Option[Any], ...] = (QUEUE_TYPE, DECLARE, HEARTBEAT, TIMEOUT)

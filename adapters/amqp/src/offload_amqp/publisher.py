@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from offload import BackendUnavailableError
 from offload_amqp.connection import Line
-from offload_amqp.errors import translate, translated
+from offload_amqp.errors import MissingError, translate, translated
 from offload_amqp.messages import Message
 from offload_amqp.topology import Topology
 from offload_amqp.wire import BlockedError
@@ -37,6 +37,8 @@ class Publisher:
             async with translated(line.broker.where, line.broker.timeout):
                 for part in self._topology.needed_for(queue, level):
                     await part.declare(channel)
+        except MissingError:
+            raise  # the connection is fine, and the line opens another channel
         except BaseException:
             line.drop()
             raise
@@ -61,12 +63,12 @@ class Publisher:
     async def _publish(self, messages: Sequence[Message]) -> list[tuple[int, str]]:
         """Publish these; return which of them the broker didn't take, and why."""
         line = self._line
-        channel = await line.channel()
         where = line.broker.where
-        if channel.connection.blocked:
+        if (await line.channel()).connection.blocked:
             raise translate(BlockedError(), where, maybe_stored=False)
         for queue, level in {(each.queue, each.level) for each in messages}:
             await self.ensure(queue, level)
+        channel = await line.channel()
         try:
             async with translated(where, line.broker.timeout, maybe_stored=True):
                 return await channel.publish(messages)

@@ -182,7 +182,10 @@ async def nothing_waits(lab: Lab, worker: Worker) -> None:
         counts = await worker.counts()
     except UnsupportedError:
         return
-    held = sum(c.waiting + c.scheduled + c.running + c.dead for c in counts.values())
+    held = sum(
+        each.waiting + (each.scheduled or 0) + (each.running or 0) + each.dead
+        for each in counts.values()
+    )
     lab.equal("jobs on the backend", 0, held)
 
 

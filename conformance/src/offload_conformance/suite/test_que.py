@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from offload import InvalidJobError, Job, UnknownQueueError, UnsupportedError, Worker
+from offload import (
+    InvalidJobError,
+    Job,
+    QueueCounts,
+    UnknownQueueError,
+    UnsupportedError,
+    Worker,
+)
 from offload_conformance.lab import Lab
 
 pytestmark = pytest.mark.asyncio
@@ -76,14 +83,15 @@ async def test_QUE_2_waits_elsewhere_untouched(lab: Lab) -> None:
 
 
 async def check_counts(lab: Lab, worker: Worker, queue: str, expected: dict[str, int]) -> None:
-    """What a queue holds is this, if the adapter can count."""
+    """What a queue holds is this, as far as the adapter can count."""
     try:
         counts = await worker.counts()
     except UnsupportedError:
         return
-    held = counts.get(queue)
-    actual = {name: getattr(held, name) if held else 0 for name in expected}
-    lab.equal(f"the jobs in {queue!r}", expected, actual)
+    held = counts.get(queue, QueueCounts())
+    actual = {name: getattr(held, name) for name in expected}
+    known = {name: number for name, number in expected.items() if actual[name] is not None}
+    lab.equal(f"the jobs in {queue!r}", known, {name: actual[name] for name in known})
 
 
 @pytest.mark.parametrize("queues", ["full,other", "other,full"])

@@ -184,13 +184,15 @@ async def test_TIME_6_the_longest_delay_passes_and_more_does_not(lab: Lab) -> No
 
 
 async def check_scheduled(lab: Lab, worker: Worker, expected: int) -> None:
-    """So many jobs are scheduled, if the adapter can count."""
+    """So many jobs are scheduled, if the adapter can count those."""
     try:
         counts = await worker.counts()
     except UnsupportedError:
         return
-    actual = sum(queue.scheduled for queue in counts.values())
-    lab.equal("the scheduled jobs", expected, actual)
+    scheduled = [queue.scheduled for queue in counts.values()]
+    known = [number for number in scheduled if number is not None]
+    if len(known) == len(scheduled):
+        lab.equal("the scheduled jobs", expected, sum(known))
 
 
 async def test_TIME_7_due_order(lab: Lab) -> None:

@@ -18,7 +18,9 @@ def queues(url: str, as_json: bool) -> None:
     """Count the jobs of each queue, by state.
 
     A retry that waits for its time is among the scheduled; what a worker has
-    taken ahead of a free slot is among the running.
+    taken ahead of a free slot is among the running. What the backend can't tell
+    is shown as ?, and as null in JSON. Some backends can look only at the queues
+    that URL names, as in ?queues=default,mail.
     """
     counts = on_existing_backend(url, lambda worker: worker.counts())
     by_queue = {queue: msgspec.to_builtins(numbers) for queue, numbers in counts.items()}
@@ -33,5 +35,11 @@ def queues(url: str, as_json: bool) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for queue, numbers in by_queue.items():
-        table.add_row(queue, *(f"{number:,}" for number in numbers.values()))
+        table.add_row(queue, *map(_shown, numbers.values()))
     console.print(table)
+    if any(None in numbers.values() for numbers in by_queue.values()):
+        click.echo("?: this backend can't tell")
+
+
+def _shown(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"

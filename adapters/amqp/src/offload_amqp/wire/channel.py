@@ -190,7 +190,7 @@ class Channel:
         for batch, index in self._unconfirmed.values():
             message = batch.messages[index]
             if (message.exchange, message.key, message.id) == where:
-                batch.refused.append((index, "no queue is there for it"))
+                batch.refused.append((index, "no queue is there for it, or no binding"))
                 return
 
     def fail_publishes(self, error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import click
 
@@ -17,6 +18,8 @@ BATCH = 500
 """Jobs performed in one step, which a kill may cause to be performed again."""
 LOOK_SECONDS = 0.5
 """How long nothing may end before the backend is asked what it still holds."""
+PATIENCE_SECONDS = 30.0
+"""How long nothing may end before jobs are taken for gone of which the backend can't tell."""
 MAX_ROUNDS = 3
 """How often jobs are performed of which the backend then has no trace."""
 
@@ -35,7 +38,9 @@ class Conductor:
         self._letters = worker.dead_letters
         self.tally = Tally()
         self.recovered = 0
-        """Jobs of an earlier run that the backend held at the start."""
+        """Jobs of an earlier run that the backend held at the start, as far as it can tell."""
+        self.counts_all = True
+        """Whether it can tell of all."""
         self.vanished = 0
         """Jobs that were performed and are gone: somebody removed them from the backend."""
         handlers.register(worker)
@@ -69,12 +74,15 @@ class Conductor:
 
     async def _follow(self) -> None:
         """Return when every item is accounted for, or no job is left for those that aren't."""
+        idle_since = time.monotonic()
         while self._ledger.open:
             if await self._something_ended():
                 await self._note_dead()
+                idle_since = time.monotonic()
             elif not await self._held():
                 await self._search_dead()
-                return
+                if self.counts_all or time.monotonic() - idle_since > PATIENCE_SECONDS:
+                    return
 
     async def _perform(self) -> None:
         while batch := self._ledger.unperformed(BATCH):
@@ -93,13 +101,14 @@ class Conductor:
         return Job(item.kind, self._handlers.args(item.path), queue)
 
     async def _held(self) -> int:
-        """How many jobs of ours the backend holds, the dead ones apart."""
+        """How many jobs of ours the backend holds, the dead ones apart, as far as it can tell."""
         counts = await self._worker.counts()
-        return sum(
-            counts[queue].waiting + counts[queue].scheduled + counts[queue].running
-            for queue in self._queues
-            if queue in counts
-        )
+        ours = [counts[queue] for queue in self._queues if queue in counts]
+        held = [number for each in ours for number in (each.waiting, each.scheduled, each.running)]
+        self.counts_all = None not in held
+        # What runs here is held for sure.
+        least = 0 if self.counts_all else len(self.tally.running)
+        return max(least, sum(number or 0 for number in held))
 
     async def _something_ended(self) -> bool:
         """Wait for the next job to end; False if none does in `LOOK_SECONDS`."""

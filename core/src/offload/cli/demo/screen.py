@@ -93,8 +93,11 @@ def _lateness_text(totals: Totals) -> str:
 
 def _about_run(ledger: Ledger, conductor: Conductor) -> dict[str, str]:
     tally = conductor.tally
+    recovered = f"{conductor.recovered:,} jobs that the backend held at the start"
+    if not conductor.counts_all:
+        recovered += ", and those that it can't count"
     told = {
-        "Recovered": f"{conductor.recovered:,} jobs that the backend held at the start",
+        "Recovered": recovered,
         "Jobs started": f"{tally.started:,}",
         "Jobs a second": f"{tally.files_a_second:,.0f} (those that read files)",
         "Retries": f"{tally.retried:,}",
