@@ -72,8 +72,12 @@ class Consumer:
         self._holder = Holder(self._take_due)
         self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
         self._router = Router(self._names)
-        await self._publisher.ensure(self._queues[0])  # the first retry needn't wait for it
-        self._generation = await self._begin()
+        try:
+            await self._publisher.ensure(self._queues[0])  # the first retry needn't wait for it
+            self._generation = await self._begin()
+        except BaseException:
+            await self._publisher.close()
+            raise
         self._tasks = [
             asyncio.create_task(self._supervise(), name="offload-amqp-supervisor"),
             asyncio.create_task(self._give_back_stale(), name="offload-amqp-stale"),

@@ -49,7 +49,8 @@ class Connection(asyncio.Protocol):
         self._beat: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._ended = asyncio.Event()
+        self._farewell = asyncio.Event()
+        self._gone = asyncio.Event()
         self.frame_max = FRAME_MAX
         self.error: Exception | None = None
         """Why it is lost; none while it lives."""
@@ -90,8 +91,13 @@ class Connection(asyncio.Protocol):
             self._send(commands.Connection.Close(200, "", 0, 0))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
-                    await self._ended.wait()
-        self.abort(LostError("it was closed"))
+                    await self._farewell.wait()
+        await self.end(LostError("it was closed"))
+
+    async def end(self, error: Exception) -> None:
+        """Disconnect at once, and return when nothing is left of it."""
+        self.abort(error)
+        await self._gone.wait()
 
     def abort(self, error: Exception) -> None:
         """Disconnect at once. Whatever waits for this connection gets the error."""
@@ -102,7 +108,7 @@ class Connection(asyncio.Protocol):
             self._beat.cancel()
         self._transport.abort()
         self._writable.set()
-        self._ended.set()
+        self._farewell.set()
         self._replies.put_nowait(commands.Connection.CloseOk())
         for channel in list(self._channels.values()):
             channel.end(error)
@@ -140,6 +146,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.abort(LostError(str(exc) if exc else "the broker has hung up"))
+        self._gone.set()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -172,7 +179,7 @@ class Connection(asyncio.Protocol):
             self._send(commands.Connection.CloseOk())
             self.abort(ClosedError(method.reply_code or 0, method.reply_text))
         elif isinstance(method, commands.Connection.CloseOk):
-            self._ended.set()
+            self._farewell.set()
         elif isinstance(method, commands.Connection.Blocked):
             self.blocked = method.reason or "blocked"
             for channel in self._channels.values():
@@ -227,6 +234,6 @@ async def connect(
     try:
         await connection._open(user, password, vhost)  # noqa: SLF001 - its other half
     except BaseException:
-        connection.abort(LostError("it was never open"))
+        await connection.end(LostError("it was never open"))
         raise
     return connection
