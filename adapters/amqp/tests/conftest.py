@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
-import socket
-import struct
-import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+from urllib.parse import quote
 
 import aiormq
 import processes
@@ -22,45 +20,29 @@ import pytest
 from aiormq import spec
 from processes import WorkerProcess, free_port
 from support import DEADLINE
+from wire import Wire
 
 import offload
 from offload_amqp.conformance import DEFAULT_PROGRAM, PrivateBroker
 
 CONTROL = str(Path(DEFAULT_PROGRAM).with_name("rabbitmqctl"))
 
-# A publish from a client, and what is in it; an acknowledgement.
-PUBLISH = b"\x00\x3c\x00\x28"
-ACKNOWLEDGE = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
 DELIVER = b"\x00\x3c\x00\x3c"
-DELAYED = b"offload-hold"
-BURIED = b"offload-died"
 
 
 class OwnBroker(PrivateBroker):
     """A broker of ours, and its control program."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, settings: str = "", port: int | None = None) -> None:
+        self.port = port or free_port()
         self.url = f"amqp://127.0.0.1:{self.port}"
-        super().__init__(DEFAULT_PROGRAM, self.port, folder)
-
-    def end(self) -> None:
-        """The port mapper, too: the broker started it, but not in its process group."""
-        super().end()
-        command = ["epmd", "-port", self._environment()["ERL_EPMD_PORT"], "-kill"]
-        for _ in range(50):
-            # It refuses as long as it believes that a node lives.
-            done = subprocess.run(command, capture_output=True, check=False)
-            if b"Killed" in done.stdout or b"annot connect" in done.stdout + done.stderr:
-                return
-            time.sleep(0.02)
+        super().__init__(DEFAULT_PROGRAM, self.port, folder, settings)
+        self.name = self._environment()["RABBITMQ_NODENAME"]
 
     async def control(self, *command: str) -> str:
-        environment = self._environment()
-        node = environment["RABBITMQ_NODENAME"]
         process = await asyncio.create_subprocess_exec(
-            *(CONTROL, "--node", node, "--quiet", *command),
-            env=environment,
+            *(CONTROL, "--node", self.name, "--quiet", *command),
+            env=self._environment(),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -69,25 +51,34 @@ class OwnBroker(PrivateBroker):
         return output.decode()
 
 
-def _own(folder: Path) -> Iterator[OwnBroker]:
-    broker = OwnBroker(folder)
-    try:
-        asyncio.run(broker.start())
-        yield broker
-    finally:
-        broker.end()
+@pytest.fixture(scope="session")
+def run_broker(tmp_path_factory: pytest.TempPathFactory):
+    """Runs a broker, as long as its context lasts."""
+
+    @contextmanager
+    def run_broker(settings: str = "") -> Iterator[OwnBroker]:
+        broker = OwnBroker(tmp_path_factory.mktemp("rabbitmq"), settings)
+        try:
+            asyncio.run(broker.start())
+            yield broker
+        finally:
+            broker.end()
+
+    return run_broker
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+def broker(run_broker) -> Iterator[OwnBroker]:
     """The broker of all tests that do it no harm."""
-    yield from _own(tmp_path_factory.mktemp("rabbitmq"))
+    with run_broker() as broker:
+        yield broker
 
 
 @pytest.fixture(scope="session")
-def struck_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+def struck_broker(run_broker) -> Iterator[OwnBroker]:
     """The broker of those that do. It runs again when they end."""
-    yield from _own(tmp_path_factory.mktemp("struck-rabbitmq"))
+    with run_broker() as broker:
+        yield broker
 
 
 @pytest.fixture
@@ -97,11 +88,22 @@ def space() -> str:
 
 
 @pytest.fixture
-def make(broker, space, wire, connect):
-    """Makes workers in the test's namespace. They stop before what they connect to."""
+def make_at(space, connect):
+    """Makes workers in the test's namespace, wherever."""
+
+    def make_at(url: str, **options: object) -> offload.Worker:
+        worker: offload.Worker = connect(url, **{"namespace": space, "grace": "1s", **options})
+        return worker
+
+    return make_at
+
+
+@pytest.fixture
+def make(broker, wire, make_at):
+    """Makes workers at the broker. They stop before what they connect to."""
 
     def make(url: str = broker.url, **options: object) -> offload.Worker:
-        worker: offload.Worker = connect(url, **{"namespace": space, "grace": "1s", **options})
+        worker: offload.Worker = make_at(url, **options)
         return worker
 
     return make
@@ -134,6 +136,95 @@ def process(broker, space):
             await worker.kill()
 
     return run
+
+
+# -- a cluster -------------------------------------------------------------------
+
+
+class Node(OwnBroker):
+    """One of a cluster's brokers, which share a cookie and a port mapper."""
+
+    def __init__(self, folder: Path, port: int, settings: str, epmd_port: int) -> None:
+        folder.mkdir()
+        super().__init__(folder, settings, port)
+        self._epmd_port = epmd_port
+        cookie = folder / ".erlang.cookie"
+        cookie.write_text("OFFLOAD")
+        cookie.chmod(0o400)
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def has_written(self, queues: Iterable[str]) -> bool:
+        """Whether it would know these quorum queues again, if it were killed now."""
+        written = b"".join(each.read_bytes() for each in self._folder.rglob("names.dets"))
+        return all(quote(f"/_{queue}", "").encode() in written for queue in queues)
+
+
+class Cluster:
+    """Three brokers as one."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = [free_port() for _ in range(3)]
+        settings = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
+            f"cluster_formation.classic_config.nodes.{port} = offload{port}@localhost\n"
+            for port in ports
+        )
+        epmd_port = free_port()
+        self.nodes = [Node(folder / str(port), port, settings, epmd_port) for port in ports]
+
+    async def start(self) -> None:
+        """Start whatever doesn't run."""
+        await asyncio.gather(*(node.start() for node in self.nodes if not node.runs))
+
+    def end(self) -> None:
+        for node in self.nodes:
+            node.strike()
+        self.nodes[0].end()
+
+    def url(self, first: Node) -> str:
+        """The URL of all nodes, of which this is the first that is tried."""
+        others = [node for node in self.nodes if node is not first]
+        return "amqp://" + ",".join(f"127.0.0.1:{node.port}" for node in (first, *others))
+
+    async def queues(self, space: str) -> dict[str, dict[str, Any]]:
+        """The queues of a namespace: the `leader`, the `members`, and which are `online`."""
+        node = next(node for node in self.nodes if node.runs)
+        what = ("name", "leader", "members", "online")
+        found = json.loads(await node.control("list_queues", *what, "--formatter=json"))
+        return {each["name"]: each for each in found if each["name"].startswith(f"{space}.")}
+
+    async def until_whole(self, space: str) -> dict[str, dict[str, Any]]:
+        """Wait until each node has a member of each queue, and would know it again if killed.
+
+        RabbitMQ 3.10 writes the list of them once a second.
+        """
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                queues = await self.queues(space)
+                online = all(len(queue["online"]) == 3 for queue in queues.values())
+                if online and all(node.has_written(queues) for node in self.nodes):
+                    return queues
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def all_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        asyncio.run(cluster.start())
+        yield cluster
+    finally:
+        cluster.end()
+
+
+@pytest.fixture
+async def cluster(all_nodes: Cluster) -> Cluster:
+    """Three nodes, which all run."""
+    await all_nodes.start()
+    return all_nodes
 
 
 # -- a stranger ------------------------------------------------------------------
@@ -228,172 +319,25 @@ def drained(stranger):
 # -- the wire --------------------------------------------------------------------
 
 
-class Trap:
-    """What shall happen to the next request with these bytes in it."""
-
-    def __init__(self, token: bytes, answered: bool, strike: Callable[[], object]) -> None:
-        self.token = token
-        self.answered = answered
-        self.strike = strike
-        self.struck = asyncio.Event()
-
-    async def until_struck(self) -> None:
-        await asyncio.wait_for(self.struck.wait(), DEADLINE)
-
-
-class Wire:
-    """A proxy in front of a broker, in which a test cuts connections, and sees what they carry."""
+class BrokerWire(Wire):
+    """A wire to a broker, which counts the messages that it delivers."""
 
     def __init__(self, port: int) -> None:
-        self._broker_port = port
-        self._links: set[_Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.traps: list[Trap] = []
-        self.refusing = False
-        self.black_hole = False
-        self.cut_request: int | None = None
-        self.cut_reply: int | None = None
-        self.cuts = 0
-        self.accepted = 0
+        super().__init__("amqp", port)
         self.deliveries = 0
 
-    def trap(
-        self, token: bytes, strike: Callable[[], object] = lambda: None, *, answered: bool = False
-    ) -> Trap:
-        """Strike, and cut the connection, before the next such request comes to the broker; or,
-        if it is to be `answered`, when something comes back on that connection."""
-        trap = Trap(token, answered, strike)
-        self.traps.append(trap)
-        return trap
-
-    def reset(self) -> int:
-        """Cut every connection there is."""
-        links = list(self._links)
-        for link in links:
-            link.reset()
-        return len(links)
-
-    def half_open(self, *, requests: bool = True, replies: bool = True) -> int:
-        """Lose whatever is sent, this way or that, on the connections there are."""
-        for link in self._links:
-            link.loses_requests, link.loses_replies = requests, replies
-        return len(self._links)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.accepted += 1
-        link = _Link(self, writer)
-        try:
-            if self.refusing:
-                return
-            upstream, link.up = await asyncio.open_connection("127.0.0.1", self._broker_port)
-            if self.refusing:
-                return
-            self._links.add(link)
-            await asyncio.gather(link.requests(reader), link.replies(upstream))
-        except OSError:
-            pass
-        finally:
-            self._links.discard(link)
-            link.reset()
-            self._tasks.discard(task)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"amqp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.refusing = True
-        self.reset()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-
-class _Link:
-    """One connection through the wire."""
-
-    def __init__(self, wire: Wire, down: asyncio.StreamWriter) -> None:
-        self._wire = wire
-        self._down = down
-        self.up: asyncio.StreamWriter | None = None
-        self.loses_requests = self.loses_replies = False
-        self._sprung: Trap | None = None
-
-    def reset(self) -> None:
-        for end in (self._down, self.up):
-            if end is None:
-                continue
-            ends_socket = end.get_extra_info("socket")
-            if ends_socket is not None and ends_socket.fileno() >= 0:
-                linger = struct.pack("ii", 1, 0)
-                with contextlib.suppress(OSError):
-                    ends_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            end.transport.abort()
-
-    def _spring(self, trap: Trap) -> None:
-        trap.strike()
-        trap.struck.set()
-        self.reset()
-
-    async def requests(self, reader: asyncio.StreamReader) -> None:
-        wire = self._wire
-        assert self.up is not None
-        while data := await reader.read(1 << 16):
-            if self.loses_requests or wire.black_hole:
-                continue
-            for trap in wire.traps:
-                if trap.token in data:
-                    wire.traps.remove(trap)
-                    if not trap.answered:
-                        self._spring(trap)
-                        return
-                    self._sprung = trap
-                    break
-            if wire.cut_request is not None:
-                data, wire.cut_request = data[: wire.cut_request], None
-                wire.cuts += 1
-                self.up.write(data)
-                await self.up.drain()
-                self.reset()
-                return
-            self.up.write(data)
-            await self.up.drain()
-        self.reset()
-
-    async def replies(self, reader: asyncio.StreamReader) -> None:
-        wire = self._wire
-        while data := await reader.read(1 << 16):
-            wire.deliveries += data.count(DELIVER)
-            if self._sprung is not None:
-                self._spring(self._sprung)
-                return
-            if self.loses_replies or wire.black_hole:
-                continue
-            if wire.cut_reply is not None:
-                data, wire.cut_reply = data[: wire.cut_reply], None
-                wire.cuts += 1
-                self._down.write(data)
-                await self._down.drain()
-                # In good order, or the reset would overtake these bytes.
-                self._down.close()
-                return
-            self._down.write(data)
-            await self._down.drain()
-        self.reset()
+    def see_reply(self, data: bytes) -> None:
+        self.deliveries += data.count(DELIVER)
 
 
 @pytest.fixture
-async def wire(broker) -> AsyncIterator[Wire]:
+async def wire(broker) -> AsyncIterator[BrokerWire]:
     """A wire to the broker."""
-    async with Wire(broker.port) as wire:
+    async with BrokerWire(broker.port) as wire:
         yield wire
 
 
 @pytest.fixture
-def string_wire(broker) -> Callable[[], Wire]:
+def string_wire(broker) -> Callable[[], BrokerWire]:
     """More wires to the broker; to be entered."""
-    return lambda: Wire(broker.port)
+    return lambda: BrokerWire(broker.port)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import socket
-import struct
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
 
 import processes
 import pytest
 import redis
 from processes import WorkerProcess, free_port
 from support import DEADLINE
+from wire import Wire
 
 import offload
 from offload_redis import scripts
@@ -181,165 +179,8 @@ def process(server, space):
 # -- the wire --------------------------------------------------------------------
 
 
-class Trap:
-    """What shall happen to the next request with these bytes in it."""
-
-    def __init__(self, token: str, answered: bool, strike: Callable[[], object]) -> None:
-        self.token = token.encode()
-        self.answered = answered
-        self.strike = strike
-        self.seen = asyncio.Event()
-        self.struck = asyncio.Event()
-
-    async def until_struck(self) -> None:
-        await asyncio.wait_for(self.struck.wait(), DEADLINE)
-
-
-class Wire:
-    """A proxy in front of a server, in which a test cuts connections, and sees what they carry."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self._links: set[_Link] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.traps: list[Trap] = []
-        self.refusing = False
-        self.black_hole = False
-        self.cut_request: int | None = None
-        self.cut_reply: int | None = None
-        self.cuts = 0
-        self.swallowed = bytearray()
-
-    def trap(
-        self, token: str | Script, strike: Callable[[], object], *, answered: bool = False
-    ) -> Trap:
-        """Strike, and cut the connection, before the next such request comes to the server; or,
-        if it is to be `answered`, when its answer is on the way back."""
-        trap = Trap(token.digest if isinstance(token, Script) else token, answered, strike)
-        self.traps.append(trap)
-        return trap
-
-    def reset(self) -> int:
-        """Cut every connection there is."""
-        links = list(self._links)
-        for link in links:
-            link.reset()
-        return len(links)
-
-    def half_open(self) -> int:
-        """Lose whatever is sent on the connections there are."""
-        for link in self._links:
-            link.silent = True
-        return len(self._links)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        link = _Link(self, writer)
-        try:
-            if self.refusing:
-                return
-            upstream, link.up = await asyncio.open_connection("127.0.0.1", self._server_port)
-            if self.refusing:
-                return
-            self._links.add(link)
-            await asyncio.gather(link.requests(reader), link.replies(upstream))
-        except OSError:
-            pass
-        finally:
-            self._links.discard(link)
-            link.reset()
-            self._tasks.discard(task)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.refusing = True
-        self.reset()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-
-class _Link:
-    """One connection through the wire."""
-
-    def __init__(self, wire: Wire, down: asyncio.StreamWriter) -> None:
-        self._wire = wire
-        self._down = down
-        self.up: asyncio.StreamWriter | None = None
-        self.silent = False
-        self._sprung: Trap | None = None
-
-    def reset(self) -> None:
-        for end in (self._down, self.up):
-            if end is None:
-                continue
-            ends_socket = end.get_extra_info("socket")
-            if ends_socket is not None and ends_socket.fileno() >= 0:
-                linger = struct.pack("ii", 1, 0)
-                ends_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            end.transport.abort()
-
-    def _spring(self, trap: Trap) -> None:
-        trap.strike()
-        trap.struck.set()
-        self.reset()
-
-    async def requests(self, reader: asyncio.StreamReader) -> None:
-        wire = self._wire
-        assert self.up is not None
-        while data := await reader.read(1 << 16):
-            if self.silent or wire.black_hole:
-                wire.swallowed += data
-                continue
-            for trap in wire.traps:
-                if trap.token in data:
-                    wire.traps.remove(trap)
-                    trap.seen.set()
-                    if not trap.answered:
-                        self._spring(trap)
-                        return
-                    self._sprung = trap
-                    break
-            if wire.cut_request is not None:
-                data, wire.cut_request = data[: wire.cut_request], None
-                wire.cuts += 1
-                self.up.write(data)
-                await self.up.drain()
-                self.reset()
-                return
-            self.up.write(data)
-            await self.up.drain()
-        self.reset()
-
-    async def replies(self, reader: asyncio.StreamReader) -> None:
-        wire = self._wire
-        while data := await reader.read(1 << 16):
-            if self._sprung is not None:
-                self._spring(self._sprung)
-                return
-            if self.silent or wire.black_hole:
-                continue
-            if wire.cut_reply is not None:
-                data, wire.cut_reply = data[: wire.cut_reply], None
-                wire.cuts += 1
-                self._down.write(data)
-                await self._down.drain()
-                # In good order, or the reset would overtake these bytes.
-                self._down.close()
-                return
-            self._down.write(data)
-            await self._down.drain()
-        self.reset()
-
-
 @pytest.fixture
 async def wire(server) -> AsyncIterator[Wire]:
     """A wire to the server."""
-    async with Wire(server.port) as wire:
+    async with Wire("redis", server.port) as wire:
         yield wire

@@ -18,8 +18,14 @@ SOON = constant(timedelta(milliseconds=20))
 LEASE_SECONDS = 1.0
 BACK_SECONDS = LEASE_SECONDS + 3.0
 """Within which what a dead worker had must run again."""
+WAIT = b"BZPOPMIN"
 BEFORE, AFTER = False, True
 """The request reaches the server, or it is carried out and its answer doesn't come back."""
+
+
+def digest_of(script):
+    """What a request for this script has in it."""
+    return script.digest.encode()
 
 
 def ghost_takes_all(store, keys):
@@ -33,10 +39,10 @@ def ghost_takes_all(store, keys):
 
 
 @contextlib.asynccontextmanager
-async def killed_at(process, wire, token, answered):
+async def killed_at(process, wire, script, answered):
     """Run a worker until it comes to this step, which kills it."""
-    victims = []
-    trap = wire.trap(token, lambda: victims[0].signal(signal.SIGKILL), answered=answered)
+    victims, step = [], digest_of(script)
+    trap = wire.trap(step, lambda: victims[0].signal(signal.SIGKILL), answered=answered)
     async with process(wire.url, ready=False, lease="1s") as victim:
         victims.append(victim)
         await trap.until_struck()
@@ -114,7 +120,7 @@ async def test_a_worker_killed_with_the_marker_in_its_hands(make, process, wire,
     worker.register("note", recorder.note)
     await performer.counts()
     async with process(wire.url, lease="1s") as victim:
-        trap = wire.trap("BZPOPMIN", lambda: victim.signal(signal.SIGKILL), answered=True)
+        trap = wire.trap(WAIT, lambda: victim.signal(signal.SIGKILL), answered=True)
         wire.reset()  # it waits anew, and now in the trap
         await asyncio.wait_for(trap.seen.wait(), DEADLINE)
         await worker.start()
@@ -226,7 +232,8 @@ async def test_dur_4_cut_in_the_request_and_in_the_reply(make, idle, wire, recor
     assert [job.id for job in recorder.started] == accepted
 
 
-STEPS = [scripts.FETCH, scripts.ACKNOWLEDGE, scripts.SETTLE, scripts.EXTEND, "BZPOPMIN"]
+SCRIPTS = [scripts.FETCH, scripts.ACKNOWLEDGE, scripts.SETTLE, scripts.EXTEND]
+STEPS = [*map(digest_of, SCRIPTS), WAIT]
 
 
 @pytest.mark.parametrize("answered", [BEFORE, AFTER], ids=["before", "after"])
@@ -237,7 +244,7 @@ async def test_conn_1_a_worker_whose_every_step_is_cut(make, idle, wire, recorde
     worker.register("fail", recorder.failing(1), backoff=SOON)
     worker.register("bury", recorder.failing(9), max_attempts=1)
     await worker.start()
-    traps = [wire.trap(step, lambda: None, answered=answered) for step in STEPS]
+    traps = [wire.trap(step, answered=answered) for step in STEPS]
     ids, runs = [], 0
     for handler in ("note", "fail", "bury"):
         ids += await performer.perform_many([Job(handler)] * 4)
@@ -307,7 +314,7 @@ async def test_a_fetch_that_arrives_too_late_takes_no_job(make, idle, wire, stor
     await performer.perform(Job("note"))
     await recorder.until_started(1)
     wire.half_open()
-    digest = scripts.FETCH.digest.encode()
+    digest = digest_of(scripts.FETCH)
     async with asyncio.timeout(DEADLINE):
         while digest not in wire.swallowed:
             await asyncio.sleep(0.01)
@@ -331,7 +338,7 @@ async def test_life_6_stop_returns_though_the_server_is_silent(make, wire, recor
     await recorder.until_started(1)
     wire.black_hole = True
     async with asyncio.timeout(DEADLINE):
-        while scripts.EXTEND.digest.encode() not in wire.swallowed:
+        while digest_of(scripts.EXTEND) not in wire.swallowed:
             await asyncio.sleep(0.01)
     began = time.monotonic()
     await worker.stop()

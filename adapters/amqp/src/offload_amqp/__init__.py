@@ -1,11 +1,12 @@
 """The RabbitMQ backend of Offload. See the README for what it promises."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from offload import Adapter, Claims, Limits, hookimpl
 from offload_amqp.driver import AmqpDriver
 from offload_amqp.names import LEVELS
-from offload_amqp.options import OPTIONS
+from offload_amqp.options import options_of
 
 ADAPTER = Adapter(
     claims=Claims(
@@ -22,12 +23,14 @@ ADAPTER = Adapter(
         recovery=timedelta(seconds=15),
         reconnect=timedelta(seconds=30),
     ),
-    options=OPTIONS,
+    options=options_of("amqp"),
     make=AmqpDriver,
 )
+
+ADAPTERS = {"amqp": ADAPTER, "amqps": replace(ADAPTER, options=options_of("amqps"))}
 
 
 @hookimpl
 def offload_adapter(scheme: str) -> Adapter | None:
     """The adapter for `amqp://` and `amqps://`."""
-    return ADAPTER if scheme in ("amqp", "amqps") else None
+    return ADAPTERS.get(scheme)

@@ -13,7 +13,7 @@ from offload import ConfigError
 from offload.config import NAMESPACE, QUEUES, Address, Config, parse_address, read_config
 from offload_amqp.connection import DEFAULT_PORTS, Broker, Line
 from offload_amqp.names import LEVELS, Names
-from offload_amqp.options import OPTIONS, QUEUE_TYPE
+from offload_amqp.options import QUEUE_TYPE, options_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Binding, Exchange, Part, Queue, Topology
 
@@ -59,7 +59,7 @@ def _read(url: str) -> Config:
         raise ConfigError(
             f"{address.scheme}:// is not the scheme of a RabbitMQ broker; give amqp://"
         )
-    return read_config(address, OPTIONS)
+    return read_config(address, options_of(address.scheme))
 
 
 def _vhost(address: Address) -> str:

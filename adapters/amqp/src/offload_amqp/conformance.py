@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -31,7 +32,7 @@ from offload.config import parse_address, read_config
 from offload_amqp.connection import Broker, Line
 from offload_amqp.messages import Message
 from offload_amqp.names import Names
-from offload_amqp.options import OPTIONS
+from offload_amqp.options import options_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
 from offload_conformance.needs import Inject, Server
@@ -47,7 +48,8 @@ ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 1000}]}]."
 class PrivateBroker:
     """A RabbitMQ broker of our own on a loopback port."""
 
-    def __init__(self, program: str, port: int, folder: Path) -> None:
+    def __init__(self, program: str, port: int, folder: Path, settings: str = "") -> None:
+        """`settings` are more lines of its `rabbitmq.conf`."""
         self._program = program
         self._port = port
         self._folder = folder
@@ -59,6 +61,7 @@ class PrivateBroker:
             f"listeners.tcp.1 = 127.0.0.1:{port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._api_port}\n"
             "management_agent.disable_metrics_collector = true\n"
+            f"{settings}"
         )
         # For `clear` alone: nothing else can tell which queues there are.
         (folder / "enabled_plugins").write_text("[rabbitmq_management].")
@@ -109,7 +112,8 @@ class PrivateBroker:
         try:
             async with asyncio.timeout(5):
                 address = parse_address(f"amqp://127.0.0.1:{self._port}")
-                connection = await Broker(read_config(address, OPTIONS)).connect()
+                config = read_config(address, options_of(address.scheme))
+                connection = await Broker(config).connect()
                 await connection.close(1)
         except BackendError:
             return False
@@ -119,7 +123,14 @@ class PrivateBroker:
         # A quorum queue that was declared just now is lost for good: RabbitMQ 3.10 writes the list
         # of them every half second. See the README; it is no fault of the adapter's.
         await asyncio.sleep(1)
-        self.end()
+        self.strike()
+
+    def strike(self) -> None:
+        """Kill it at once, if it runs."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
 
     def clear(self, start: str) -> None:
         """Delete the queues whose names begin like this: hundreds make a restart slow."""
@@ -136,14 +147,17 @@ class PrivateBroker:
                     api.getresponse().read()
 
     def end(self) -> None:
-        """Kill it, if it runs, with whatever it started."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-            # The port mapper that it has started has left its process group.
-            command = ["epmd", "-kill"]
-            subprocess.run(command, env=self._environment(), capture_output=True, check=False)  # noqa: S603
+        """Kill it, and the port mapper that it has started, which has left its process group."""
+        self.strike()
+        command = ["epmd", "-kill"]
+        for _ in range(100):
+            # It refuses as long as it believes that a node lives.
+            done = subprocess.run(  # noqa: S603
+                command, env=self._environment(), capture_output=True, check=False
+            )
+            if done.returncode == 0 or b"annot connect" in done.stdout + done.stderr:
+                return
+            time.sleep(0.02)
 
 
 def _free_port() -> int:
@@ -185,7 +199,8 @@ def offload_server(private_broker: PrivateBroker | None) -> Iterator[Server | No
 @pytest.fixture
 def offload_inject(offload_url: str) -> Inject:
     """Publishes bytes without id and headers, as another program could."""
-    config = read_config(parse_address(offload_url), OPTIONS)
+    address = parse_address(offload_url)
+    config = read_config(address, options_of(address.scheme))
 
     async def inject(namespace: str, queue: str, body: bytes) -> None:
         names = Names(namespace)

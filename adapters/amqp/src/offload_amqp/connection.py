@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from offload import BackendError
+from offload import BackendError, BackendUnavailableError
 from offload.config import Config
 from offload_amqp.errors import translated
 from offload_amqp.options import HEARTBEAT, TIMEOUT
+from offload_amqp.tls import explanation, ssl_context
 from offload_amqp.wire import Channel, Connection, LostError, connect
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
@@ -22,6 +23,8 @@ class Broker:
         self.where = str(config)
         self.timeout = config[TIMEOUT].total_seconds()
         self.heartbeat = config[HEARTBEAT].total_seconds()
+        self._config = config
+        self._tls = ssl_context(config)
         address = config.address
         port = DEFAULT_PORTS[address.scheme]
         self._hosts = [(host or "localhost", own or port) for host, own in address.hosts] or [
@@ -48,10 +51,20 @@ class Broker:
                         password=self._password,
                         vhost=self._vhost,
                         heartbeat=max(1, round(self.heartbeat)),
+                        context=self._tls,
                     )
             except BackendError as error:
-                errors.append(error)
+                errors.append(self._explained(error))
         raise errors[0]
+
+    def _explained(self, error: BackendError) -> BackendError:
+        cause = error.__cause__ or error
+        text = explanation(self._config, cause)
+        if text is None:
+            return error
+        explained = BackendUnavailableError(f"{self.where} is away: {text}")
+        explained.__cause__ = cause
+        return explained
 
 
 class Line:

@@ -20,4 +20,26 @@ TIMEOUT = Option(
 )
 """How long the broker may take for any one call."""
 
-OPTIONS: tuple[Option[Any], ...] = (QUEUE_TYPE, DECLARE, HEARTBEAT, TIMEOUT)
+
+def _text(text: str) -> str:
+    if text:
+        return text
+    raise ValueError("some text")
+
+
+SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, _text)
+"""A file of certificates that are trusted, besides those of the system."""
+SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, _text)
+"""A file with our own certificate, for a broker that demands one."""
+SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, _text)
+"""A file with its key, if that isn't in the same one."""
+SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional", "none"))
+"""Whether the broker's certificate and host name are checked; `optional` does so, too."""
+
+_ALWAYS: tuple[Option[Any], ...] = (QUEUE_TYPE, DECLARE, HEARTBEAT, TIMEOUT)
+_TLS: tuple[Option[Any], ...] = (SSL_CA_CERTS, SSL_CERTFILE, SSL_KEYFILE, SSL_CERT_REQS)
+
+
+def options_of(scheme: str) -> tuple[Option[Any], ...]:
+    """The options of a config string with this scheme."""
+    return (*_ALWAYS, *_TLS) if scheme == "amqps" else _ALWAYS

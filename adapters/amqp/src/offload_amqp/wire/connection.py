@@ -145,7 +145,9 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.abort(LostError(str(exc) if exc else "the broker has hung up"))
+        error = LostError(str(exc) if exc else "the broker has hung up")
+        error.__cause__ = exc
+        self.abort(error)
         self._gone.set()
 
     def pause_writing(self) -> None:
