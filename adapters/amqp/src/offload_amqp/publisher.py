@@ -52,8 +52,9 @@ class Publisher:
         """
         refused = await self._publish(messages)
         if refused:
-            # It may be that somebody has deleted a queue.
-            self._line.declared.clear()
+            # Somebody has deleted a queue, or the node of its leader has died: then RabbitMQ 3.10
+            # would send whatever comes on this channel there, for ever.
+            self._line.drop()
             await asyncio.sleep(RELEARN_SECONDS)
             refused = await self._publish([messages[index] for index, _ in refused])
         if refused:
