@@ -15,11 +15,12 @@ nox.options.sessions = ["lint", "types", "tests", "conformance", "mutants", "whe
 nox.options.error_on_missing_interpreters = True
 
 ROOT = Path(__file__).parent
-ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis"]
+ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis", "adapters/amqp"]
 PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
-IN_THE_MAKING = "adapters/amqp"
-SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, IN_THE_MAKING, "conformance")]
+RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+"""Not the script on the path, which runs it as another user."""
+SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
 
 def install(session: nox.Session) -> None:
@@ -63,16 +64,17 @@ def conformance(session: nox.Session) -> None:
     install(session)
     folder = Path(session.create_tmp()).resolve() / "certificates"
     shutil.rmtree(folder, ignore_errors=True)
-    port = free_port()
-    # The kit starts this server, on the port of the URL, and kills it.
-    env = {"OFFLOAD_REDIS_SERVER": "redis-server"}
-    redis = f"redis://127.0.0.1:{port}"
-    for url in ("simple://", f"sqlite:///{folder}/jobs.db", "bare://", "redis+fake://", redis):
+    # The kit starts these servers, on the ports of the URLs, and kills them.
+    env = {"OFFLOAD_REDIS_SERVER": "redis-server", "OFFLOAD_RABBITMQ_SERVER": RABBITMQ_SERVER}
+    servers = [f"{scheme}://127.0.0.1:{free_port()}" for scheme in ("redis", "amqp")]
+    sqlite = f"sqlite:///{folder}/jobs.db"
+    for url in ("simple://", sqlite, "bare://", "redis+fake://", *servers):
         session.run("offload", "certify", url, "--out", str(folder), env=env)
         scheme = url.partition(":")[0]
         session.run("offload", "verify", str(folder / f"{scheme}.json"))
     brief = ("--jobs", "10000", "--seconds", "10", "--server-kills", "1")
-    session.run("offload", "soak", redis, *brief, env=env)
+    for url in servers:
+        session.run("offload", "soak", url, *brief, env=env)
 
 
 def free_port() -> int:
@@ -89,18 +91,6 @@ def mutants(session: nox.Session) -> None:
     install(session)
     with session.chdir("conformance"):
         session.run("python", "-m", "offload_mutants.matrix", *session.posargs)
-
-
-@nox.session(default=False)
-def amqp(session: nox.Session) -> None:
-    """The RabbitMQ adapter, which is in the making: its tests, and what the kit says of it."""
-    install(session)
-    session.install("--no-deps", "--no-build-isolation", "-e", f"./{IN_THE_MAKING}", silent=True)
-    if not session.posargs:
-        env = {"OFFLOAD_RABBITMQ_SERVER": "/usr/lib/rabbitmq/bin/rabbitmq-server"}
-        url = f"amqp://127.0.0.1:{free_port()}"
-        session.run("offload", "certify", url, "--out", session.create_tmp(), env=env)
-    session.run("pytest", *(session.posargs or [f"{IN_THE_MAKING}/tests"]))
 
 
 @nox.session
@@ -155,6 +145,7 @@ def lock(session: nox.Session) -> None:
             "bench",
             "core/pyproject.toml",
             "adapters/redis/pyproject.toml",
+            "adapters/amqp/pyproject.toml",
         ),
         *("--extra", "cli", "--no-emit-package", "offload-core"),
         *("--output-file", "requirements.lock"),

@@ -18,7 +18,7 @@ from offload_amqp.holder import Holder
 from offload_amqp.messages import DUE, HOLD, Message, delivery_of, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
-from offload_amqp.routing import Router
+from offload_amqp.routing import AHEAD_MS, Router
 from offload_amqp.topology import Topology
 from offload_amqp.wire import Incoming
 
@@ -59,7 +59,7 @@ class Consumer:
         self.last_fetch = 0.0
         self.is_paused = False
         """Whether nothing new is taken, since nobody fetched what there was."""
-        self._due: list[tuple[Receipt, Message]] = []
+        self._almost_due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
         self._changing = asyncio.Lock()
 
@@ -69,7 +69,8 @@ class Consumer:
         Raises:
             BackendError: the broker is away, or a queue is another than it should be.
         """
-        self._holder = Holder(self._take_due)
+        self._held = Holder(self._take_due)
+        self._arrived = Holder(self._take_ready)
         self._publisher = Publisher(Line(self._broker, confirms=True), self._topology)
         self._router = Router(self._names)
         try:
@@ -93,8 +94,9 @@ class Consumer:
         while True:
             await self._generation.lost.wait()
             self.error = BackendUnavailableError(f"{self._broker.where} is away: disconnected")
-            self._holder.clear()
-            self._due.clear()
+            self._held.clear()
+            self._arrived.clear()
+            self._almost_due.clear()
             for waiting in self.ready.values():
                 waiting.clear()
             self._notify()
@@ -118,20 +120,28 @@ class Consumer:
     # -- deliveries ------------------------------------------------------------
 
     def _on_work(self, source: Generation, queue: str, message: Incoming) -> None:
-        self.ready[queue].append(delivery_of(message, queue, source.work.receipt(message)))
+        delivery = delivery_of(message, queue, source.work.receipt(message))
+        hold_ms = min(number_in(message.headers, HOLD), AHEAD_MS)
+        if hold_ms:
+            self._arrived.hold(delivery, hold_ms, delivery.due_ms)
+        else:
+            self._take_ready(delivery)
+
+    def _take_ready(self, delivery: Delivery) -> None:
+        self.ready[delivery.queue].append(delivery)
         self._notify()
 
     def _on_soon(self, source: Generation, queue: str, message: Incoming) -> None:
         held = (source.soon.receipt(message), self._router.due(message, queue))
-        headers = message.headers
-        self._holder.hold(held, number_in(headers, HOLD), number_in(headers, DUE))
+        hold_ms, due_ms = number_in(message.headers, HOLD), number_in(message.headers, DUE)
+        self._held.hold(held, hold_ms - AHEAD_MS, due_ms - AHEAD_MS)
 
     def _take_due(self, held: tuple[Receipt, Message]) -> None:
-        self._due.append(held)
+        self._almost_due.append(held)
         self._something_is_due.set()
 
     async def _hand_over(self) -> None:
-        """Move what is due to the queue of what is ready.
+        """Move what is due in a moment to the queue of what is ready.
 
         Were it run from where it is, a holder that dies before it is due would
         count as a run.
@@ -139,12 +149,12 @@ class Consumer:
         while True:
             await self._something_is_due.wait()
             self._something_is_due.clear()
-            due, self._due = self._due, []
+            due, self._almost_due = self._almost_due, []
             try:
                 await self._move([each for each in due if not each[0].feed.lost.is_set()])
             except BackendError as error:
                 log.warning("%d jobs that are due can't be moved yet: %s", len(due), error)
-                self._due[:0] = due
+                self._almost_due[:0] = due
                 self._something_is_due.set()
                 await asyncio.sleep(LONGEST_PAUSE)
 
@@ -245,6 +255,7 @@ class Consumer:
             if not self._generation.lost.is_set():
                 async with translated(self._broker.where, self._broker.timeout):
                     await self._generation.work.cancel()
+                await asyncio.sleep(AHEAD_MS / 1000)  # by then, what is almost due is ready
                 await self._release_ready()
         except BackendError as error:
             log.warning("what was taken goes back when the connection ends: %s", error)

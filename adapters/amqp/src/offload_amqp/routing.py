@@ -11,6 +11,8 @@ from offload_amqp.wire import Incoming
 
 HELD_MS = 2000
 """What is due sooner is held by a worker all the time; else the last second or two of it."""
+AHEAD_MS = 3
+"""So long before it is due it is on its way to the worker that runs it, and held there."""
 
 
 class Router:
@@ -39,9 +41,9 @@ class Router:
         return self._ready(job_id, queue, body, {RUNS: 0, DUE: now_ms()})
 
     def due(self, message: Incoming, queue: str) -> Message:
-        """What was held until now."""
+        """What was held until just before it is due."""
         headers = message.headers
-        kept = {name: headers[name] for name in (RUNS, DUE) if name in headers}
+        kept = {name: headers[name] for name in (RUNS, DUE) if name in headers} | {HOLD: AHEAD_MS}
         return self._ready(message.id, queue, message.body, kept)
 
     def dead(self, delivery: Delivery, failure: Failure | None) -> Message:
