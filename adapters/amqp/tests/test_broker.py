@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from support import DEADLINE, Log
 
+import offload
 from offload import BackendError, BackendUnavailableError, Job, constant
 
 CANARY = "S3cr+t/pä:ss@word"
@@ -226,6 +227,46 @@ async def test_conn_1_memory_is_short_while_jobs_run_and_fall_due(
     runs = [(job.id, job.attempt) for job in recorder.started]
     recorder.gate.set()
     assert runs[:2] == [(running, 1), (due, 1)]
+
+
+# -- handlers that take long -------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def impatient(run_broker):
+    """A broker that leaves a job to a worker for half a second."""
+    with run_broker() as broker:
+        for name, value in {"consumer_timeout": 500, "channel_tick_interval": 100}.items():
+            setting = f"application:set_env(rabbit, {name}, {value})."
+            asyncio.run(broker.control("eval", setting))
+        yield broker
+
+
+async def test_a_job_that_takes_too_long_is_explained(impatient, make_at, recorder, caplog):
+    """It runs again, the worker goes on, and the log says what to do."""
+    worker = make_at(impatient.url)
+    worker.register("hold", recorder.hold)
+    await worker.start()
+    await worker.perform(Job("hold"))
+    await recorder.until_started(2)
+    assert [job.attempt for job in recorder.started] == [1, 2]
+    assert "consumer_timeout, and runs again" in caplog.text
+    recorder.gate.set()
+
+
+@pytest.mark.parametrize(("url", "timeout"), [("", 1800), ("?consumer_timeout=1h", 3600.0)])
+def test_a_timeout_that_the_broker_does_not_leave_is_refused(url, timeout):
+    worker = offload.connect(f"amqp://localhost{url}")
+    with pytest.raises(ValueError, match=r"'slow': its timeout must be shorter than (30m|1h)"):
+        worker.register("slow", print, timeout=timeout)
+    worker.register("slow", print, timeout=timeout - 1)
+
+
+async def test_classic_queues_are_said_to_be_weaker(make):
+    worker = make(queue_type="classic")
+    await worker.perform(Job("note"))
+    assert worker.claims.notes["durable"].startswith("classic queues")
+    assert "durable" not in make().claims.notes
 
 
 # -- secrets, and who may not come in ----------------------------------------------

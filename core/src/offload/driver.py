@@ -171,6 +171,14 @@ class ClaimNotes(Protocol):
 
 
 @runtime_checkable
+class RunLimit(Protocol):
+    """A driver whose backend takes a job away from a worker that runs it for too long."""
+
+    longest_run: timedelta
+    """A handler whose timeout isn't shorter is refused; see `Worker.register`."""
+
+
+@runtime_checkable
 class Counts(Protocol):
     """A driver that can tell how much there is of everything, or of most."""
 

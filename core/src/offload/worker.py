@@ -189,7 +189,8 @@ class Worker(abc.ABC):
                 handler can't be stopped: it keeps its slot until it ends.
 
         Raises:
-            ValueError: a bad name or option (REG-1). TypeError: not callable (REG-2).
+            ValueError: a bad name or option (REG-1), or a timeout that the backend doesn't
+                leave to a run. TypeError: not callable (REG-2).
             DuplicateHandlerError: the name is taken; the first handler stays (REG-3).
         """
 

@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from offload import BackendError, BackendUnavailableError, Delivery, Settlement, Verdict
+from offload import BackendError, Delivery, Settlement, Verdict
 from offload_amqp.connection import Broker, Line
-from offload_amqp.errors import MissingError, translated
+from offload_amqp.errors import MissingError, translate, translated
 from offload_amqp.feed import Feed, Receipt
 from offload_amqp.generation import Generation
 from offload_amqp.holder import Holder
@@ -20,7 +20,7 @@ from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import AHEAD_MS, Router
 from offload_amqp.topology import Topology
-from offload_amqp.wire import Incoming
+from offload_amqp.wire import Incoming, WireError
 
 log = logging.getLogger("offload")
 
@@ -93,7 +93,9 @@ class Consumer:
     async def _supervise(self) -> None:
         while True:
             await self._generation.lost.wait()
-            self.error = BackendUnavailableError(f"{self._broker.where} is away: disconnected")
+            reason = self._generation.reason() or WireError("a queue was deleted")
+            self.error = translate(reason, self._broker.where, maybe_stored=False)
+            log.warning("consuming begins anew: %s", self.error)
             self._held.clear()
             self._arrived.clear()
             self._almost_due.clear()

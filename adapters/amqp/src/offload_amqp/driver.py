@@ -10,7 +10,7 @@ from offload_amqp.connection import Broker, Line
 from offload_amqp.dead_letters import DeadLetterQueues
 from offload_amqp.looking import count
 from offload_amqp.names import Names
-from offload_amqp.options import DECLARE, QUEUE_TYPE
+from offload_amqp.options import CONSUMER_TIMEOUT, DECLARE, QUEUE_TYPE
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
 from offload_amqp.subscription import AmqpSubscription
@@ -23,6 +23,7 @@ class AmqpDriver:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._queues = config[QUEUES]
+        self.longest_run = config[CONSUMER_TIMEOUT]
         self._broker = Broker(config)
         self._names = Names(config[NAMESPACE])
         self._router = Router(self._names)
@@ -36,6 +37,14 @@ class AmqpDriver:
         await line.channel()
         self._publisher = Publisher(line, self._topology)
         self._dead = DeadLetterQueues(self._broker, self._names, self._publisher, self._queues)
+
+    def claim_notes(self) -> Mapping[str, str]:
+        if self._config[QUEUE_TYPE] == "quorum":
+            return {}
+        return {
+            "durable": "classic queues: a broker that is killed loses some of the jobs that are "
+            "due later than in two seconds, and counts no more than one run that was cut short"
+        }
 
     async def close(self) -> Sequence[str]:
         await self._publisher.close()

@@ -34,7 +34,12 @@ def translate(error: BaseException, where: str, *, maybe_stored: bool) -> Backen
             f"{where} accepts nothing now: it is short of memory, or of disk",
             maybe_stored=maybe_stored,
         )
-    if isinstance(error, TimeoutError):
+    if isinstance(error, ClosedError) and "acknowledgement on channel" in error.text:
+        reason = (
+            f"a job took longer than its consumer_timeout, and runs again: {error}. Raise that "
+            "setting and our option of that name, or give the handler a shorter timeout"
+        )
+    elif isinstance(error, TimeoutError):
         reason = "it doesn't answer in time"
     else:
         reason = str(error) or type(error).__name__

@@ -39,7 +39,7 @@ class Feed:
         lost: asyncio.Event,
     ) -> None:
         """`queues` has our names of the broker's; `lost` is set when this is over."""
-        self._channel = channel
+        self.channel = channel
         self._queues = queues
         self._deliver = deliver
         self.lost = lost
@@ -69,7 +69,7 @@ class Feed:
                 consumer = f"{queue}.{next(self._numbers)}"
                 self._consumers.append(consumer)
                 deliver = partial(self._receive, consumer, queue)
-                await self._channel.consume(name, consumer, prefetch, deliver)
+                await self.channel.consume(name, consumer, prefetch, deliver)
 
     def _receive(self, consumer: str, queue: str, message: Incoming) -> None:
         self._unsettled[message.tag] = consumer
@@ -94,7 +94,7 @@ class Feed:
                     break
             consumers, self._consumers = self._consumers, []
             for consumer in consumers:
-                await self._channel.cancel(consumer)
+                await self.channel.cancel(consumer)
                 del self._counts[consumer]
 
     async def is_consumed(self) -> bool:
@@ -102,7 +102,7 @@ class Feed:
         async with self._lock:
             for name in self._queues:
                 declare = commands.Queue.Declare(queue=name, passive=True)
-                answer: Any = await self._channel.call(declare)
+                answer: Any = await self.channel.call(declare)
                 if self._consumers and not answer.consumer_count:
                     return False
         return True
@@ -118,7 +118,7 @@ class Feed:
             left = set(tags) & unsettled.keys()
             front = list(itertools.takewhile(left.__contains__, unsettled))
             left.difference_update(front)
-            self._channel.acknowledge(sorted(left), front[-1] if front else 0)
+            self.channel.acknowledge(sorted(left), front[-1] if front else 0)
             for tag in (*front, *left):
                 consumer = unsettled.pop(tag)
                 if consumer in self._counts:  # it was not cancelled since

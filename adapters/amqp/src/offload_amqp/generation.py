@@ -74,6 +74,11 @@ class Generation:
                         break
         self.lost.set()
 
+    def reason(self) -> Exception | None:
+        """Why it was lost, as far as the broker has said so, or the network."""
+        channels = [feed.channel.error for feed in (self.work, self.soon)]
+        return next(filter(None, channels), self._connection.error)
+
     async def close(self) -> None:
         """Disconnect. What is not settled goes back to the broker's queues."""
         self.lost.set()

@@ -19,6 +19,10 @@ TIMEOUT = Option(
     "timeout", timedelta(seconds=10), duration(timedelta(milliseconds=100), timedelta(minutes=5))
 )
 """How long the broker may take for any one call."""
+CONSUMER_TIMEOUT = Option(
+    "consumer_timeout", timedelta(minutes=30), duration(timedelta(seconds=1), timedelta(days=3650))
+)
+"""What the broker's setting of that name is: after so long it takes a job back."""
 
 
 def _text(text: str) -> str:
@@ -36,7 +40,13 @@ SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, _text)
 SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional", "none"))
 """Whether the broker's certificate and host name are checked; `optional` does so, too."""
 
-_ALWAYS: tuple[Option[Any], ...] = (QUEUE_TYPE, DECLARE, HEARTBEAT, TIMEOUT)
+_ALWAYS: tuple[Option[Any], ...] = (
+    QUEUE_TYPE,
+    DECLARE,
+    HEARTBEAT,
+    TIMEOUT,
+    CONSUMER_TIMEOUT,
+)
 _TLS: tuple[Option[Any], ...] = (SSL_CA_CERTS, SSL_CERTFILE, SSL_KEYFILE, SSL_CERT_REQS)
 
 

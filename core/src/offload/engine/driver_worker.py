@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
-from offload.driver import ClaimNotes, Counts, DeadLetterStore, Driver, Entry
+from offload.driver import ClaimNotes, Counts, DeadLetterStore, Driver, Entry, RunLimit
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.outbox import MAX_BATCH, Outbox
@@ -59,7 +59,8 @@ class DriverWorker(Worker):
         self._driver = driver
         self._config = config
         self._queues = config[QUEUES]
-        self._registry = Registry(config[MAX_ATTEMPTS])
+        longest_run = driver.longest_run if isinstance(driver, RunLimit) else None
+        self._registry = Registry(config[MAX_ATTEMPTS], longest_run)
         self._observers = Observers()
         self._outbox = Outbox(driver.enqueue)
         self._dispatcher: Dispatcher | None = None

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
+from offload.duration import format_duration
 from offload.errors import DuplicateHandlerError
 from offload.job import NAME_PATTERN, NAME_RULE, Handler
 from offload.retry import Backoff, exponential
@@ -31,7 +32,9 @@ class Registered:
 class Registry:
     """Handlers by name."""
 
-    def __init__(self, max_attempts: int) -> None:
+    def __init__(self, max_attempts: int, longest_run: timedelta | None = None) -> None:
+        """`longest_run` is how long the backend leaves a job to a worker."""
+        self._longest_run = longest_run
         self._handlers: dict[str, Registered] = {}
         self.get = self._handlers.get
         self.has = self._handlers.__contains__
@@ -69,8 +72,17 @@ class Registry:
             _is_async(function),
             max_attempts,
             backoff or DEFAULT_BACKOFF,
-            None if timeout is None else _seconds(name, timeout),
+            None if timeout is None else self._in_bounds(name, _seconds(name, timeout)),
         )
+
+    def _in_bounds(self, name: str, timeout: float) -> float:
+        longest = self._longest_run
+        if longest is not None and timeout >= longest.total_seconds():
+            raise ValueError(
+                f"handler {name!r}: its timeout must be shorter than {format_duration(longest)}, "
+                f"after which the backend gives the job to another worker; {timeout:g} s is not"
+            )
+        return timeout
 
 
 def _seconds(name: str, timeout: timedelta | float) -> float:
