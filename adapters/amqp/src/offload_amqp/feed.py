@@ -92,10 +92,9 @@ class Feed:
                         await self._arrival.wait()
                 except TimeoutError:
                     break
-            consumers, self._consumers = self._consumers, []
-            for consumer in consumers:
-                await self.channel.cancel(consumer)
-                del self._counts[consumer]
+            while self._consumers:
+                await self.channel.cancel(self._consumers[-1])
+                del self._counts[self._consumers.pop()]
 
     async def is_consumed(self) -> bool:
         """Whether the broker has a consumer for each queue that we consume."""
