@@ -262,5 +262,8 @@ class Consumer:
         except BackendError as error:
             log.warning("what was taken goes back when the connection ends: %s", error)
         finally:
-            await self._generation.close()
-            await self._publisher.close()
+            try:
+                await asyncio.gather(self._generation.close(), self._publisher.close())
+            finally:  # there may be no time to take leave
+                self._generation.drop()
+                self._publisher.drop()

@@ -11,7 +11,7 @@ from offload_amqp.errors import FAILURES, translated
 from offload_amqp.feed import Feed
 from offload_amqp.names import Names
 from offload_amqp.topology import Topology
-from offload_amqp.wire import Incoming
+from offload_amqp.wire import Incoming, LostError
 
 HELD_AT_MOST = 1000
 """Messages of one queue that a worker holds at a time until they are due."""
@@ -85,3 +85,7 @@ class Generation:
         if self._watching is not None:
             self._watching.cancel()
         await self._connection.close(CLOSE_SECONDS)
+
+    def drop(self) -> None:
+        """Disconnect at once."""
+        self._connection.abort(LostError("it was given up"))

@@ -81,3 +81,7 @@ class Publisher:
     async def close(self) -> None:
         """Disconnect."""
         await self._line.close()
+
+    def drop(self) -> None:
+        """Disconnect at once."""
+        self._line.drop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import struct
 from collections.abc import Callable
@@ -87,12 +86,18 @@ class Connection(asyncio.Protocol):
 
     async def close(self, timeout: float) -> None:
         """Take leave, for so many seconds at most, and disconnect."""
+        if self._loop.is_closed():
+            return  # whoever closed it has left us without a way to do anything
         if self.error is None:
             self._send(commands.Connection.Close(200, "", 0, 0))
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(timeout):
                     await self._farewell.wait()
-        await self.end(LostError("it was closed"))
+            except TimeoutError:
+                pass
+            finally:
+                self.abort(LostError("it was closed"))
+        await self._gone.wait()
 
     async def end(self, error: Exception) -> None:
         """Disconnect at once, and return when nothing is left of it."""
