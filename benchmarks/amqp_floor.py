@@ -2,7 +2,7 @@
 
 A persistent, mandatory publish into a quorum queue, with its confirmation awaited; and a consumer
 that decodes each delivery, awaits the handler and acknowledges it, one by one. Nobody declares
-anew, retries, delays, drains or reconnects. It is the client that Offload and taskiq stand on, at
+anew, retries, delays, drains or reconnects. It is the client on which taskiq stands, at
 its defaults, and no bound: what acknowledges by the batch, or speaks AMQP itself, is faster.
 """
 

@@ -1,4 +1,4 @@
-"""amqp:// beside its peers, and beside the bare client that it stands on."""
+"""amqp:// beside its peers, and beside a client used barely."""
 
 from __future__ import annotations
 
