@@ -62,6 +62,7 @@ class Consumer:
         self._almost_due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
         self._changing = asyncio.Lock()
+        self._moving = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect, and begin to consume.
@@ -153,7 +154,8 @@ class Consumer:
             self._something_is_due.clear()
             due, self._almost_due = self._almost_due, []
             try:
-                await self._move([each for each in due if not each[0].feed.lost.is_set()])
+                async with self._moving:
+                    await self._move([each for each in due if not each[0].feed.lost.is_set()])
             except BackendError as error:
                 log.warning("%d jobs that are due can't be moved yet: %s", len(due), error)
                 self._almost_due[:0] = due
@@ -251,9 +253,11 @@ class Consumer:
 
     async def stop(self) -> None:
         """Stop consuming, give back what was taken and not settled, and disconnect."""
-        for task in self._tasks:
-            task.cancel()
         try:
+            # What is published already and not yet acknowledged would be there twice.
+            async with self._changing, self._moving:
+                for task in self._tasks:
+                    task.cancel()
             if not self._generation.lost.is_set():
                 async with translated(self._broker.where, self._broker.timeout):
                     await self._generation.work.cancel()
