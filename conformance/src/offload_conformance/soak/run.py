@@ -176,7 +176,8 @@ class Soak:
             yield
         finally:
             for process in self._crew.values():
-                process.send_signal(signal.SIGTERM)
+                if process.returncode is None:  # not one that found the backend away
+                    process.send_signal(signal.SIGTERM)
             await asyncio.gather(*(process.wait() for process in self._crew.values()))
 
     async def _hire_one(self) -> None:
