@@ -220,6 +220,9 @@ class Soak:
         deadline = time.monotonic() + DRAIN_SECONDS
         while time.monotonic() < deadline:
             await asyncio.sleep(1)
+            for name in [name for name, each in self._crew.items() if each.returncode is not None]:
+                del self._crew[name]  # it had found the backend away
+                await self._hire_one()
             self._read()
             left = self._ledger.accepted.keys() - self._ledger.done
             if left <= self._ledger.failed:
