@@ -123,7 +123,7 @@ class PrivateBroker:
         # A quorum queue that was declared just now is lost for good: RabbitMQ 3.10 writes the list
         # of them every half second. See the README; it is no fault of the adapter's.
         await asyncio.sleep(1)
-        self.strike()
+        self.end()
 
     def strike(self) -> None:
         """Kill it at once, if it runs."""
