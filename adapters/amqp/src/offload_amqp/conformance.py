@@ -100,6 +100,7 @@ class PrivateBroker:
         output = (self._folder / "output").open("ab")
         self._process = subprocess.Popen(  # noqa: S603
             [self._program],
+            cwd=self._folder,  # where Erlang leaves a dump when it crashes
             env=self._environment(),
             stdout=output,
             stderr=output,
@@ -128,7 +129,8 @@ class PrivateBroker:
     def strike(self) -> None:
         """Kill it at once, if it runs."""
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
