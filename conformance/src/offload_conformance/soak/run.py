@@ -194,15 +194,20 @@ class Soak:
         while True:
             await asyncio.sleep(every)
             name = random.choice(list(self._crew))
-            process = self._crew.pop(name)
+            process = self._dismiss(name)
             if process.returncode is None:
                 begin = now_us()
                 process.kill()
                 await process.wait()
                 self._ledger.worker_kills[name] = (begin, now_us())
-            elif process.returncode != COULD_NOT_START:
-                raise RuntimeError(f"{name} ended by itself with {process.returncode}")
             await self._hire_one()
+
+    def _dismiss(self, name: str) -> Process:
+        """Take a worker off the crew. One that has ended by itself must have found no backend."""
+        process = self._crew.pop(name)
+        if process.returncode not in (None, COULD_NOT_START):
+            raise RuntimeError(f"{name} ended by itself with {process.returncode}")
+        return process
 
     async def _kill_server(self, times: int, seconds: float) -> None:
         for number in range(times if self._server else 0):
@@ -221,7 +226,7 @@ class Soak:
         while time.monotonic() < deadline:
             await asyncio.sleep(1)
             for name in [name for name, each in self._crew.items() if each.returncode is not None]:
-                del self._crew[name]  # it had found the backend away
+                self._dismiss(name)
                 await self._hire_one()
             self._read()
             left = self._ledger.accepted.keys() - self._ledger.done
