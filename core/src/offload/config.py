@@ -37,6 +37,7 @@ __all__ = [
     "one_of",
     "parse_address",
     "read_config",
+    "some_text",
 ]
 
 T = TypeVar("T")
@@ -86,6 +87,13 @@ def one_of(*words: str) -> Callable[[str], str]:
         raise ValueError("one of " + ", ".join(words))
 
     return parse
+
+
+def some_text(text: str) -> str:
+    """A parser for any text but none."""
+    if text:
+        return text
+    raise ValueError("some text")
 
 
 def _name(text: str) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from offload import ConfigError
-from offload.config import NAMESPACE, QUEUES, Address, Config, parse_address, read_config
-from offload_amqp.connection import DEFAULT_PORTS, Broker, Line
+from offload.config import NAMESPACE, QUEUES, Config, parse_address
+from offload_amqp.connection import DEFAULT_PORTS, Broker, Line, vhost_of
 from offload_amqp.names import LEVELS, Names
-from offload_amqp.options import QUEUE_TYPE, options_of
+from offload_amqp.options import QUEUE_TYPE, config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Binding, Exchange, Part, Queue, Topology
 
@@ -43,12 +43,12 @@ def topology(url: str, as_json: bool, declare: bool) -> None:
     queues = config[QUEUES]
     parts = _parts(needed, queues)
     if as_json:
-        click.echo(json.dumps(_definitions(parts, _vhost(config.address)), indent=2))
+        click.echo(json.dumps(_definitions(parts, vhost_of(config.address)), indent=2))
     elif declare:
         asyncio.run(_declare(config, needed))
         click.echo(f"{len(parts)} exchanges, queues and bindings are declared on {config}")
     else:
-        click.echo(f"vhost {_vhost(config.address)}")
+        click.echo(f"vhost {vhost_of(config.address)}")
         for line in _lines(parts):
             click.echo(line)
 
@@ -59,11 +59,7 @@ def _read(url: str) -> Config:
         raise ConfigError(
             f"{address.scheme}:// is not the scheme of a RabbitMQ broker; give amqp://"
         )
-    return read_config(address, options_of(address.scheme))
-
-
-def _vhost(address: Address) -> str:
-    return address.path.removeprefix("/") or "/"
+    return config_of(address)
 
 
 def _parts(needed: Topology, queues: Sequence[str]) -> list[Part]:

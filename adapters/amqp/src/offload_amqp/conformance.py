@@ -28,11 +28,11 @@ from urllib.parse import quote
 import pytest
 
 from offload import BackendError
-from offload.config import parse_address, read_config
+from offload.config import parse_address
 from offload_amqp.connection import Broker, Line
 from offload_amqp.messages import Message
 from offload_amqp.names import Names
-from offload_amqp.options import options_of
+from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
 from offload_conformance.needs import Inject, Server
@@ -113,8 +113,7 @@ class PrivateBroker:
         try:
             async with asyncio.timeout(5):
                 address = parse_address(f"amqp://127.0.0.1:{self._port}")
-                config = read_config(address, options_of(address.scheme))
-                connection = await Broker(config).connect()
+                connection = await Broker(config_of(address)).connect()
                 await connection.close(1)
         except BackendError:
             return False
@@ -201,8 +200,7 @@ def offload_server(private_broker: PrivateBroker | None) -> Iterator[Server | No
 @pytest.fixture
 def offload_inject(offload_url: str) -> Inject:
     """Publishes bytes without id and headers, as another program could."""
-    address = parse_address(offload_url)
-    config = read_config(address, options_of(address.scheme))
+    config = config_of(parse_address(offload_url))
 
     async def inject(namespace: str, queue: str, body: bytes) -> None:
         names = Names(namespace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from offload import BackendError, BackendUnavailableError
-from offload.config import Config
+from offload.config import Address, Config
 from offload_amqp.errors import translated
 from offload_amqp.options import HEARTBEAT, TIMEOUT
 from offload_amqp.tls import explanation, ssl_context
@@ -14,6 +14,11 @@ from offload_amqp.wire import Channel, Connection, LostError, connect
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 CLOSE_SECONDS = 1.0
 """How long the broker may take to answer a farewell."""
+
+
+def vhost_of(address: Address) -> str:
+    """The vhost that an address names."""
+    return address.path.removeprefix("/") or "/"
 
 
 class Broker:
@@ -32,7 +37,7 @@ class Broker:
         ]
         self._user = address.username or "guest"
         self._password = "guest" if address.password is None else address.password
-        self._vhost = address.path.removeprefix("/") or "/"
+        self._vhost = vhost_of(address)
 
     async def connect(self) -> Connection:
         """Connect.

@@ -57,12 +57,12 @@ class Consumer:
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
         self.last_fetch = 0.0
-        self.is_paused = False
-        """Whether nothing new is taken, since nobody fetched what there was."""
         self._almost_due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
         self._changing = asyncio.Lock()
+        """Held while it changes how much is taken ahead,"""
         self._moving = asyncio.Lock()
+        """and this one while jobs that are almost due change their queue."""
 
     async def start(self) -> None:
         """Connect, and begin to consume.
@@ -106,7 +106,6 @@ class Consumer:
             await self._generation.close()
             self._generation = await self._begin_again()
             self.error = None
-            self.is_paused = False
             self._notify()
 
     async def _begin_again(self) -> Generation:
@@ -169,20 +168,25 @@ class Consumer:
 
     # -- how much is taken ahead -------------------------------------------------
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing new is taken, since nobody fetched what there was."""
+        return not self._generation.work.is_consuming
+
     async def resize(self, prefetch: int) -> None:
         """Take so many ahead: jobs are faster than the way to the broker and back, or slower."""
         prefetch = min(prefetch, MOST_AHEAD)
         async with self._changing:
-            if prefetch <= self._prefetch and not self.is_paused:
-                return
             feed = self._generation.work
+            if prefetch <= self._prefetch and feed.is_consuming:
+                return
             try:
                 async with translated(self._broker.where, self._broker.timeout):
                     await feed.cancel()
                     await feed.consume(prefetch)
             except BackendError:
                 feed.lost.set()
-            self._prefetch, self.is_paused = prefetch, False
+            self._prefetch = prefetch
 
     async def _give_back_stale(self) -> None:
         """Consume no more while nobody fetches, and give back what nobody fetched."""
@@ -192,7 +196,6 @@ class Consumer:
             if not stale or not any(self.ready.values()) or self._generation.lost.is_set():
                 continue
             async with self._changing:
-                self.is_paused = True
                 with contextlib.suppress(BackendError):
                     async with translated(self._broker.where, self._broker.timeout):
                         await self._generation.work.cancel()
@@ -226,13 +229,13 @@ class Consumer:
             else:
                 ours.append(each)
         await self._copy([each for each in ours if not each.delivery.receipt.is_copied])
-        tags: dict[Feed, list[int]] = {}
-        for each in ours:
-            receipt: Receipt = each.delivery.receipt
-            tags.setdefault(receipt.feed, []).append(receipt.tag)
-        for feed, of_feed in tags.items():
-            await feed.acknowledge(of_feed)
-        return foreign + [e.delivery for e in ours if e.delivery.receipt.feed.lost.is_set()]
+        if ours:
+            # One generation at a time is not lost, so these are all of its feed.
+            feed: Feed = ours[0].delivery.receipt.feed
+            await feed.acknowledge([each.delivery.receipt.tag for each in ours])
+            if feed.lost.is_set():
+                foreign += (each.delivery for each in ours)
+        return foreign
 
     async def _copy(self, settlements: Sequence[Settlement]) -> None:
         messages = [self._copy_of(e) for e in settlements if e.verdict is not Verdict.ACKNOWLEDGE]

@@ -8,9 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-from pamqp import commands
 
 from offload_amqp.wire import Channel, Incoming
 
@@ -100,9 +97,8 @@ class Feed:
         """Whether the broker has a consumer for each queue that we consume."""
         async with self._lock:
             for name in self._queues:
-                declare = commands.Queue.Declare(queue=name, passive=True)
-                answer: Any = await self.channel.call(declare)
-                if self._consumers and not answer.consumer_count:
+                found = await self.channel.look(name)
+                if self._consumers and not found.consumer_count:
                     return False
         return True
 

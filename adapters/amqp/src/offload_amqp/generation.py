@@ -41,7 +41,6 @@ class Generation:
             BackendError: the broker is away, or a queue is another than it should be.
         """
         self._connection = await self._broker.connect()
-        self._connection.on_lost = self.lost.set
         work = {self._names.work(queue): queue for queue in queues}
         soon = {self._names.soon(queue): queue for queue in queues}
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pamqp import commands
-
 from offload import QueueCounts
 from offload_amqp.connection import Line
 from offload_amqp.errors import MissingError, translated
@@ -21,10 +19,10 @@ async def ready_in(line: Line, name: str) -> int | None:
     channel = await line.channel()
     try:
         async with translated(line.broker.where, line.broker.timeout):
-            found = await channel.call(commands.Queue.Declare(queue=name, passive=True))
+            found = await channel.look(name)
     except MissingError:
         return None  # that has closed the channel: the line opens the next
-    return int(found.message_count)
+    return found.message_count or 0
 
 
 async def count(line: Line, names: Names, queues: Iterable[str]) -> dict[str, QueueCounts]:

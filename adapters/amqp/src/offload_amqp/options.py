@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from offload.config import Option, duration, one_of
+from offload.config import (
+    Address,
+    Config,
+    Option,
+    duration,
+    one_of,
+    read_config,
+    some_text,
+)
 
 QUEUE_TYPE = Option("queue_type", "quorum", one_of("quorum", "classic"))
 """What the queues are, for ever after they were declared first."""
@@ -24,18 +32,11 @@ CONSUMER_TIMEOUT = Option(
 )
 """What the broker's setting of that name is: after so long it takes a job back."""
 
-
-def _text(text: str) -> str:
-    if text:
-        return text
-    raise ValueError("some text")
-
-
-SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, _text)
+SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, some_text)
 """A file of certificates that are trusted, besides those of the system."""
-SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, _text)
+SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, some_text)
 """A file with our own certificate, for a broker that demands one."""
-SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, _text)
+SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, some_text)
 """A file with its key, if that isn't in the same one."""
 SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional", "none"))
 """Whether the broker's certificate and host name are checked; `optional` does so, too."""
@@ -53,3 +54,12 @@ _TLS: tuple[Option[Any], ...] = (SSL_CA_CERTS, SSL_CERTFILE, SSL_KEYFILE, SSL_CE
 def options_of(scheme: str) -> tuple[Option[Any], ...]:
     """The options of a config string with this scheme."""
     return (*_ALWAYS, *_TLS) if scheme == "amqps" else _ALWAYS
+
+
+def config_of(address: Address) -> Config:
+    """The config of an address, by its scheme's options.
+
+    Raises:
+        ConfigError: an option is unknown, or wrong.
+    """
+    return read_config(address, options_of(address.scheme))

@@ -53,7 +53,7 @@ class Queue:
 
     async def check(self, channel: Channel) -> None:
         """Look whether it is there."""
-        await channel.call(commands.Queue.Declare(queue=self.name, passive=True))
+        await channel.look(self.name)
 
 
 @dataclass(frozen=True, slots=True)

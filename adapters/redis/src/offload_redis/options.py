@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from offload.config import Option, duration, integer, one_of
+from offload.config import Option, duration, integer, one_of, some_text
 
 LEASE = Option("lease", timedelta(seconds=15), duration(timedelta(seconds=1), timedelta(days=1)))
 """How long a worker may be silent before others take over what it has."""
@@ -20,19 +20,13 @@ DATABASE = Option("db", 0, integer(0, 1_000_000))
 """The number of the database, where the path is taken by the socket's."""
 
 
-def _text(text: str) -> str:
-    if text:
-        return text
-    raise ValueError("some text")
-
-
-SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, _text)
-SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, _text)
-SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, _text)
+SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, some_text)
+SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, some_text)
+SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, some_text)
 SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional", "none"))
 
-SENTINEL_USERNAME: Option[str | None] = Option("sentinel_username", None, _text)
-SENTINEL_PASSWORD: Option[str | None] = Option("sentinel_password", None, _text, secret=True)
+SENTINEL_USERNAME: Option[str | None] = Option("sentinel_username", None, some_text)
+SENTINEL_PASSWORD: Option[str | None] = Option("sentinel_password", None, some_text, secret=True)
 
 COMMON: tuple[Option[Any], ...] = (LEASE, TIMEOUT, WAIT_REPLICAS)
 SENTINEL: tuple[Option[Any], ...] = (SENTINEL_USERNAME, SENTINEL_PASSWORD)

@@ -105,17 +105,21 @@ class Channel:
         if not answer.done():
             answer.set_result(value)
 
+    async def look(self, queue: str) -> commands.Queue.DeclareOk:
+        """How many messages are ready in a queue, and how many consumers it has.
+
+        Raises:
+            ClosedError: there is no such queue; that closes the channel.
+        """
+        found: commands.Queue.DeclareOk = await self.call(
+            commands.Queue.Declare(queue=queue, passive=True)
+        )
+        return found
+
     async def get(self, queue: str) -> Incoming | None:
         """The next message of a queue, if there is one ready."""
         answer = await self.call(commands.Basic.Get(queue=queue))
         return answer if isinstance(answer, Incoming) else None
-
-    async def close(self) -> None:
-        """Close the channel; the broker gives back what was handed out on it."""
-        if self.error is None:
-            await self.call(commands.Channel.Close(200, "", 0, 0))
-            self.connection.forget(self._number)
-            self.end(LostError("the channel was closed"))
 
     def end(self, error: Exception) -> None:
         """Nothing works on this channel any more; whatever waits for it gets the error."""

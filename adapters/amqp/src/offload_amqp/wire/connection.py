@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from pamqp import commands
@@ -55,7 +54,6 @@ class Connection(asyncio.Protocol):
         """Why it is lost; none while it lives."""
         self.blocked = ""
         """Why the broker takes no messages; nothing while it does."""
-        self.on_lost: Callable[[], None] = lambda: None
 
     # -- the beginning and the end ------------------------------------------------
 
@@ -114,10 +112,9 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
         self._writable.set()
         self._farewell.set()
-        self._replies.put_nowait(commands.Connection.CloseOk())
+        self._replies.put_nowait(commands.Connection.CloseOk())  # wakes who waits for a reply
         for channel in list(self._channels.values()):
             channel.end(error)
-        self.on_lost()
 
     def _on_beat(self, planned: float) -> None:
         now = self._loop.time()
