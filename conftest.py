@@ -28,6 +28,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
+def no_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No adapter is installed."""
+    monkeypatch.setattr(offload.adapters, "_entry_points", list)
+    monkeypatch.syspath_prepend(tmp_path)  # what was found on the path before is remembered
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A fresh durable backend."""
     return f"sqlite:///{tmp_path}/jobs.db"

@@ -39,10 +39,9 @@ def test_conf_2_an_unknown_scheme_lists_the_installed_ones():
         offload.connect("nosuch://")
 
 
+@pytest.mark.usefixtures("no_adapters")
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])
-def test_conf_2_a_known_one_gets_the_command(scheme, monkeypatch, tmp_path):
-    monkeypatch.setattr(offload.adapters, "_entry_points", list)
-    monkeypatch.syspath_prepend(tmp_path)  # what was found on the path before is remembered
+def test_conf_2_a_known_one_gets_the_command(scheme):
     with pytest.raises(UnknownAdapterError, match=r"pip install 'offload\[amqp\]'"):
         offload.connect(f"{scheme}://localhost")
 

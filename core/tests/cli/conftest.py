@@ -141,6 +141,35 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         program.kill()
 
 
+ADAPTER_OF_DRIVER = """
+
+import datetime
+
+@offload.hookimpl
+def offload_adapter(scheme):
+    return offload.Adapter(
+        claims=offload.Claims(fifo=True, durable=True, distributed=True, dead_letters=False),
+        limits=offload.Limits(
+            max_job_bytes=1000,
+            max_delay=datetime.timedelta(days=1),
+            lateness=datetime.timedelta(1),
+        ),
+        options=OPTIONS,
+        make=Driver,
+    )
+"""
+
+
+@pytest.fixture
+def driver(distribution: Callable[..., None]) -> Callable[[str, str], None]:
+    """Install an adapter for a scheme, whose code has a `Driver` and its `OPTIONS`."""
+
+    def install(scheme: str, code: str) -> None:
+        distribution(scheme, scheme, textwrap.dedent(code) + ADAPTER_OF_DRIVER)
+
+    return install
+
+
 @pytest.fixture
 def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Install a distribution that offers an adapter, or what else has entry points.

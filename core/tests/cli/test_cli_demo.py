@@ -77,6 +77,20 @@ def number(text: str) -> int:
 
 
 @pytest.fixture
+def killed_in(run, small_tree, sqlite_url, monkeypatch):
+    """Kills a demo where it would call that method of its conductor."""
+
+    def killed_in(method, recheck_seconds=0.1):
+        with monkeypatch.context() as patched:
+            patched.setattr(command, "RECHECK_SECONDS", recheck_seconds)
+            patched.setattr(conductor.Conductor, method, killed)
+            with pytest.raises(Killed):
+                run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+
+    return killed_in
+
+
+@pytest.fixture
 def no_ledger_left(tmp_path):
     yield
     assert list((tmp_path / "tmp").glob("offload-demo-*")) == []
@@ -174,12 +188,9 @@ def test_killed_between_performing_a_batch_and_noting_it(
 
 
 def test_killed_before_a_dead_letter_was_noted(
-    run, small_tree, sqlite_url, monkeypatch, counts, no_ledger_left
+    run, small_tree, sqlite_url, killed_in, counts, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(conductor.Conductor, "_note", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_note")
 
     told = run("demo", str(small_tree), "--url", sqlite_url)
 
@@ -191,13 +202,9 @@ def test_killed_before_a_dead_letter_was_noted(
 
 
 def test_jobs_that_somebody_removed_are_performed_again(
-    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+    run, small_tree, sqlite_url, killed_in, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(command, "RECHECK_SECONDS", 0.5)  # not before the drain is over
-        patched.setattr(conductor.Conductor, "_follow", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_follow", recheck_seconds=0.5)  # not before the drain is over
     Path(sqlite_url.removeprefix("sqlite:///")).unlink()
 
     told = run("demo", str(small_tree), "--url", sqlite_url)
@@ -235,12 +242,9 @@ def test_a_backend_that_can_not_count_everything(run, small_tree, monkeypatch):
 
 @pytest.mark.usefixtures("counting_little")
 def test_killed_before_a_dead_letter_was_noted_where_not_everything_is_counted(
-    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+    run, small_tree, sqlite_url, killed_in, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(conductor.Conductor, "_note", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_note")
 
     told = run("demo", str(small_tree), "--url", sqlite_url)
 
@@ -250,12 +254,9 @@ def test_killed_before_a_dead_letter_was_noted_where_not_everything_is_counted(
 
 @pytest.mark.usefixtures("counting_little")
 def test_jobs_that_were_removed_where_not_everything_is_counted(
-    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+    run, small_tree, sqlite_url, monkeypatch, killed_in, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(conductor.Conductor, "_follow", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_follow")
     Path(sqlite_url.removeprefix("sqlite:///")).unlink()
     monkeypatch.setattr(conductor, "PATIENCE_SECONDS", 0.2)
 
@@ -279,13 +280,9 @@ def test_jobs_that_vanish_every_time_are_an_error(run, small_tree, monkeypatch):
 
 
 def test_jobs_of_a_run_whose_ledger_is_gone_are_let_go(
-    run, small_tree, sqlite_url, monkeypatch, tmp_path, no_ledger_left
+    run, small_tree, sqlite_url, killed_in, tmp_path, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(command, "RECHECK_SECONDS", 0.5)  # not before the drain is over
-        patched.setattr(conductor.Conductor, "_follow", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_follow", recheck_seconds=0.5)  # not before the drain is over
     for left in (tmp_path / "tmp").iterdir():
         left.unlink()
 
@@ -297,12 +294,9 @@ def test_jobs_of_a_run_whose_ledger_is_gone_are_let_go(
 
 
 def test_a_folder_that_changes_between_the_runs(
-    run, small_tree, sqlite_url, monkeypatch, no_ledger_left
+    run, small_tree, sqlite_url, killed_in, no_ledger_left
 ):
-    with monkeypatch.context() as patched:
-        patched.setattr(conductor.Conductor, "_perform", killed)
-        with pytest.raises(Killed):
-            run("demo", str(small_tree), "--url", sqlite_url, catch_exceptions=False)
+    killed_in("_perform")
     (small_tree / "5" / "5.txt").unlink()
     (small_tree / "6" / "6.txt").unlink()
     (small_tree / "7" / "7.txt").unlink()

@@ -11,8 +11,10 @@ import pytest
 CANARY = "canary-in-the-password"
 
 VAULT = """
-    import datetime, offload
+    import offload
     from offload.config import Option
+
+    OPTIONS = (Option("token", "", str, secret=True),)
 
     class Driver:
         def __init__(self, config):
@@ -28,19 +30,6 @@ VAULT = """
 
         async def close(self):
             return ()
-
-    @offload.hookimpl
-    def offload_adapter(scheme):
-        return offload.Adapter(
-            claims=offload.Claims(fifo=True, durable=True, distributed=True, dead_letters=False),
-            limits=offload.Limits(
-                max_job_bytes=1000,
-                max_delay=datetime.timedelta(days=1),
-                lateness=datetime.timedelta(1),
-            ),
-            options=(Option("token", "", str, secret=True),),
-            make=Driver,
-        )
 """
 
 UNSURE = VAULT.replace('is away")', 'is away", maybe_stored=True)')
@@ -113,8 +102,8 @@ def test_one_that_cannot_be_loaded_disturbs_no_other(run, distribution):
     assert "no_such_module" in told.stderr
 
 
-def test_a_backend_that_is_away_is_one_line_and_exit_code_1(run, distribution):
-    distribution("vault", "vault", VAULT)
+def test_a_backend_that_is_away_is_one_line_and_exit_code_1(run, driver):
+    driver("vault", VAULT)
 
     told = run("queues", "vault://host")
 
@@ -152,8 +141,8 @@ def test_a_path_that_cannot_be_looked_at_is_the_adapters_to_report(run, tmp_path
     assert "can't be opened" in told.stderr
 
 
-def test_it_says_when_the_job_may_have_been_stored(run, distribution):
-    distribution("unsure", "unsure", UNSURE)
+def test_it_says_when_the_job_may_have_been_stored(run, driver):
+    driver("unsure", UNSURE)
 
     told = run("perform", "unsure://host", "greet")
 
@@ -197,8 +186,8 @@ SECRET = f"vault://user:{CANARY}@host/0?token={CANARY}"
     ],
     ids=lambda arguments: " ".join(arguments).replace(SECRET, "SECRET").replace(CANARY, "CANARY"),
 )
-def test_no_command_prints_a_password(run, distribution, arguments):
-    distribution("vault", "vault", VAULT)
+def test_no_command_prints_a_password(run, driver, arguments):
+    driver("vault", VAULT)
 
     told = run(*arguments)
 

@@ -91,10 +91,8 @@ def test_where_no_other_process_could_run_it_the_core_says_so(run):
     assert told.stderr == "Error: handler 'greet' is not registered; registered: none\n"
 
 
-def test_an_adapter_that_is_not_installed_comes_with_the_command(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(offload.adapters, "_entry_points", list)
-    monkeypatch.syspath_prepend(tmp_path)  # what was found on the path before is remembered
-
+@pytest.mark.usefixtures("no_adapters")
+def test_an_adapter_that_is_not_installed_comes_with_the_command(run):
     told = run("perform", "amqp://host", "greet")
 
     assert told.exit_code == 2
@@ -124,7 +122,9 @@ def test_queues_counts_by_state(run, sqlite_url, doomed):
 
 
 COUNTS_SOME = """
-    import datetime, offload
+    import offload
+
+    OPTIONS = ()
 
     class Driver:
         def __init__(self, config):
@@ -144,23 +144,11 @@ COUNTS_SOME = """
 
         async def close(self):
             return ()
-
-    @offload.hookimpl
-    def offload_adapter(scheme):
-        return offload.Adapter(
-            claims=offload.Claims(fifo=True, durable=True, distributed=True, dead_letters=False),
-            limits=offload.Limits(
-                max_job_bytes=1000,
-                max_delay=datetime.timedelta(days=1),
-                lateness=datetime.timedelta(1),
-            ),
-            make=Driver,
-        )
 """
 
 
-def test_queues_shows_what_the_backend_can_t_tell(run, distribution):
-    distribution("tallying", "tallying", COUNTS_SOME)
+def test_queues_shows_what_the_backend_can_t_tell(run, driver):
+    driver("tallying", COUNTS_SOME)
 
     lines = run("queues", "tallying://host").stdout.splitlines()
 
