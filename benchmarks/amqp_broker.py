@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shutil
 import tempfile
@@ -29,8 +28,6 @@ def private_broker() -> Iterator[PrivateBroker]:
     found = program()
     if found is None:
         raise RuntimeError(f"no rabbitmq-server: install one, or name it in ${PROGRAM}")
-    # It is asked until it answers, and the client reports each refusal.
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="benchmark-", ignore_cleanup_errors=True) as folder:
         broker = PrivateBroker(found, free_port(), Path(folder))
         try:

@@ -17,16 +17,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 
-from taskiq.receiver import Receiver
 from taskiq_aio_pika import AioPikaBroker
 from taskiq_aio_pika.queue import Queue, QueueType
 
 from benchmarks.harness import Values
 from benchmarks.latency import Dues
+from benchmarks.peer_taskiq import listening
 from benchmarks.workload import (
     HANDLER,
     DrainClock,
@@ -49,18 +46,6 @@ def _new_broker(url: str, queue_type: str = "quorum", qos: int = 10) -> AioPikaB
         dead_letter_queue=Queue(name=f"taskiq.{queue_type}.dead_letter", type=kind),
         delay_queue=Queue(name=f"taskiq.{queue_type}.delay", type=kind),
     )
-
-
-@asynccontextmanager
-async def _listening(broker: AioPikaBroker) -> AsyncIterator[None]:
-    """As its command line does it, less the processes. The broker has been started."""
-    with ThreadPoolExecutor() as executor:
-        receiver = Receiver(broker, executor, max_async_tasks=TASKS, run_startup=False)
-        stop = asyncio.Event()
-        listening = asyncio.create_task(receiver.listen(stop))
-        yield
-        stop.set()
-        await listening
 
 
 def enqueue(url: str, tasks: int, jobs: int) -> Values:
@@ -107,7 +92,7 @@ def drain(url: str, queue_type: str, qos: int, jobs: int) -> Values:
         await broker.startup()
         await in_tasks(100, send, clock.jobs)
         gc.collect()
-        async with _listening(broker):
+        async with listening(broker, TASKS, run_startup=False):
             await clock.done.wait()
         await broker.shutdown()
         return clock.jobs_per_second
@@ -128,7 +113,7 @@ def lateness(url: str, longer: int) -> Values:
 
         broker.is_worker_process = True
         await broker.startup()
-        async with _listening(broker):
+        async with listening(broker, TASKS, run_startup=False):
             for delay in dues.delays:
                 await handle.kicker().with_labels(delay=delay).kiq(delay, time.time() + delay)
             await dues.done.wait()

@@ -15,13 +15,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-from taskiq.receiver import Receiver
 from taskiq_redis import RedisStreamBroker
 
 from benchmarks.harness import Values
+from benchmarks.peer_taskiq import listening
 from benchmarks.redis_server import flush
 from benchmarks.workload import HANDLER, DrainClock, in_25_tasks
 
@@ -52,14 +51,8 @@ def drain(url: str, concurrency: int, jobs: int) -> Values:
 
             await in_25_tasks(send, clock.jobs)
             gc.collect()
-            # As its command line makes it, less the processes.
-            with ThreadPoolExecutor() as executor:
-                receiver = Receiver(broker, executor, max_async_tasks=concurrency)
-                stop = asyncio.Event()
-                listening = asyncio.create_task(receiver.listen(stop))
+            async with listening(broker, concurrency, run_startup=True):
                 await clock.done.wait()
-                stop.set()
-                await listening
         return clock.jobs_per_second
 
     return {"drain": asyncio.run(run())}
