@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from offload import Failure, StoredDeadLetter
 from offload_amqp.connection import Broker, Line
+from offload_amqp.counts import ready_in
 from offload_amqp.errors import translated
-from offload_amqp.looking import ready_in
 from offload_amqp.messages import DIED, ERROR, RUNS, TRACEBACK, id_of, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher

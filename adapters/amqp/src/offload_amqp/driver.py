@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from offload import Entry, QueueCounts, StoredDeadLetter
 from offload.config import CONCURRENCY, NAMESPACE, QUEUES, Config
 from offload_amqp.connection import Broker, Line
+from offload_amqp.counts import count
 from offload_amqp.dead_letters import DeadLetterQueues
-from offload_amqp.looking import count
 from offload_amqp.names import Names
 from offload_amqp.options import CONSUMER_TIMEOUT, DECLARE, QUEUE_TYPE
 from offload_amqp.publisher import Publisher

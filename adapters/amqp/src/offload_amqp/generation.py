@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 from offload_amqp.connection import CLOSE_SECONDS, Broker
 from offload_amqp.errors import FAILURES, translated
@@ -33,7 +33,7 @@ class Generation:
         self._watching: asyncio.Task[None] | None = None
 
     async def begin(
-        self, queues: Iterable[str], prefetch: int, on_work: Deliver, on_soon: Deliver
+        self, queues: Collection[str], prefetch: int, on_work: Deliver, on_soon: Deliver
     ) -> None:
         """Connect, make sure that the queues are there, and consume them.
 
