@@ -292,10 +292,10 @@ async def test_dead_1_list_by_page(connect, url):
     pages, after = [], None
     while page := await worker.dead_letters.list(limit=3, after=after):
         pages.append([letter.args["n"] for letter in page])
-        after = page[-1].id
+        after, last = page[-1].cursor, page[-1].id
     assert pages == [[0, 1, 2], [3, 4, 5], [6]]
     assert await worker.dead_letters.show("unknown") is None
-    assert (await worker.dead_letters.show(after)).args == {"n": 6}
+    assert (await worker.dead_letters.show(last)).args == {"n": 6}
     assert (await worker.counts())["default"].dead == 7
 
 

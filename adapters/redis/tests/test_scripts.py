@@ -394,7 +394,7 @@ async def test_dead_letters_are_read_page_by_page(driver, subscribe):
     for _ in range(4):
         await subscription.settle(verdicts(await subscription.fetch(150), Verdict.DEAD_LETTER))
     found = []
-    while page := await driver.list_dead(37, found[-1].id if found else None):
+    while page := await driver.list_dead(37, found[-1].cursor or found[-1].id if found else None):
         found += page
     assert len({letter.id for letter in found}) == len(found) == 260
     assert found == sorted(found, key=lambda letter: (letter.died_ms, letter.id))

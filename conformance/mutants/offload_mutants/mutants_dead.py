@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+
 from offload import StoredDeadLetter
 from offload.config import Config
 from offload_mutants.registry import mutant
@@ -12,7 +14,7 @@ from offload_simple.driver import SimpleDriver
 from offload_simple.memory import StoredJob, now_ms
 
 
-@mutant("DEAD-1")
+@mutant("DEAD-1", "DEAD-4")
 class ListsWithoutPaging(SimpleDriver):
     """Knows how many to show, and not from where."""
 
@@ -26,11 +28,11 @@ class ListsTheLastOneTwice(SimpleDriver):
 
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
         letters = await super().list_dead(limit, after)
-        last = await super().show_dead(after) if after is not None else None
+        last = next((each for each in self._memory.dead.values() if each.cursor == after), None)
         return [last, *letters][:limit] if last and len(letters) == limit else letters
 
 
-@mutant("DEAD-1")
+@mutant("DEAD-1", "DEAD-4")
 class ListsTheNewestFirst(SimpleDriver):
     """Shows the newest page first, as logs do."""
 
@@ -44,6 +46,37 @@ class ListsTheNewestFirst(SimpleDriver):
         ]
         begin = ids.index(after) + 1 if after in ids else 0
         return letters[begin : begin + limit]
+
+
+@mutant("DEAD-4")
+class BeginsOverWhenTheEntryIsGone(SimpleDriver):
+    """Looks for the entry behind which a page begins."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        is_there = any(each.cursor == after for each in self._memory.dead.values())
+        return await super().list_dead(limit, after if is_there else None)
+
+
+@mutant("DEAD-4")
+class EndsWhenTheEntryIsGone(SimpleDriver):
+    """Takes it for the end when the entry behind which a page begins is gone."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        is_there = any(each.cursor == after for each in self._memory.dead.values())
+        return await super().list_dead(limit, after) if after is None or is_there else []
+
+
+@mutant("DEAD-4")
+class CountsPlacesFromTheStart(SimpleDriver):
+    """Its place is how many were listed before, which moves when one of them goes."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        begin = 0 if after is None else int(after)
+        page = list(self._memory.dead.values())[begin : begin + limit]
+        return [
+            msgspec.structs.replace(each, cursor=str(begin + number))
+            for number, each in enumerate(page, 1)
+        ]
 
 
 @mutant("DEAD-2")

@@ -231,6 +231,8 @@ CHAPTERS = (
             "A requeued one runs as attempt 1; the entry and the job are never both there, nor "
             "both gone.",
             "A discarded one is gone.",
+            "A page begins behind a place, not behind an entry: what is requeued or discarded "
+            "meanwhile neither starts the list over nor ends it.",
         ),
     ),
 )
@@ -246,5 +248,6 @@ CHANGES = (
     "LIFE-13: `lost` are the jobs that only this process remembers. On `simple` they are kept and "
     "run if the same worker starts again (LIFE-9), so the report can say no more than that.",
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
+    "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
 )

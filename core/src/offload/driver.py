@@ -198,6 +198,8 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
     body: bytes
     died_ms: int
     failure: Failure
+    cursor: str = ""
+    """Its place in the order of the list, for `list_dead`; an empty one stands for the id."""
 
 
 @runtime_checkable
@@ -205,10 +207,11 @@ class DeadLetterStore(Protocol):
     """A driver that gives access to dead letters. Unknown ids are passed over."""
 
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
-        """Up to `limit`, the oldest first, beginning behind the one whose id is `after`.
+        """Up to `limit`, the oldest first, beginning behind the place `after`.
 
-        If that one is gone, beginning where it would have stood, as far as the
-        driver can tell; else from the start.
+        That is the `cursor` of a letter, which may be gone by now: a page neither
+        starts over nor ends because of it (DEAD-4). Raises `UsageError` for what
+        is no cursor of this driver's.
         """
         ...
 

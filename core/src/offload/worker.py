@@ -72,6 +72,12 @@ class DeadLetter:
     error: str
     traceback: str
     died_ms: int
+    cursor: str = ""
+    """Its place in the list, to begin a page behind; it stays good when the letter is gone."""
+
+    def __post_init__(self) -> None:
+        if not self.cursor:
+            object.__setattr__(self, "cursor", self.id)
 
     @property
     def died_at(self) -> datetime:
@@ -83,7 +89,16 @@ class DeadLetters(Protocol):
     """Access to the dead letters of a backend."""
 
     async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
-        """A page of up to `limit`, the oldest first, after the one with that id (DEAD-1)."""
+        """A page of up to `limit`, the oldest first (DEAD-1).
+
+        Args:
+            limit: how many letters at most.
+            after: the `cursor` of a letter, behind which the page begins, whether or not that
+                letter is still there (DEAD-4).
+
+        Raises:
+            UsageError: `after` is no cursor of this backend.
+        """
         ...
 
     async def show(self, job_id: str) -> DeadLetter | None:

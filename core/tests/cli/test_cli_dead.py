@@ -17,7 +17,9 @@ def test_list_by_page(run, sqlite_url, doomed):
     ids = doomed(7)
 
     first = json.loads(run("dead", "list", sqlite_url, "--limit", "4", "--json").stdout)
-    rest = json.loads(run("dead", "list", sqlite_url, "--after", ids[3], "--json").stdout)
+    rest = json.loads(
+        run("dead", "list", sqlite_url, "--after", first[3]["cursor"], "--json").stdout
+    )
 
     assert [letter["id"] for letter in first + rest] == ids
     letter = first[0]
@@ -38,7 +40,28 @@ def test_list_as_a_table(run, sqlite_url, doomed):
     assert head.split() == ["id", "died", "queue", "handler", "attempts", "error"]
     assert [row.split()[0] for row in rows] == ids[:2]
     assert all("Reject: no way" in row for row in rows)
-    assert f"--after {ids[1]}" in told.stderr
+    cursor = told.stderr.split("--after ")[1].strip()
+    rest = run("dead", "list", sqlite_url, "--after", cursor)
+    assert [row.split()[0] for row in rest.stdout.splitlines()[1:]] == ids[2:]
+
+
+def test_a_page_goes_on_though_what_it_showed_is_gone(run, sqlite_url, doomed):
+    ids = doomed(4)
+    first = json.loads(run("dead", "list", sqlite_url, "--limit", "2", "--json").stdout)
+    run("dead", "discard", sqlite_url, "--yes", *ids[:2])
+
+    rest = run("dead", "list", sqlite_url, "--after", first[1]["cursor"], "--json")
+
+    assert [letter["id"] for letter in json.loads(rest.stdout)] == ids[2:]
+
+
+def test_an_id_is_no_place_to_begin(run, sqlite_url, doomed):
+    (job_id,) = doomed(1)
+
+    told = run("dead", "list", sqlite_url, "--after", job_id)
+
+    assert told.exit_code == 2
+    assert f"after: '{job_id}' is not the cursor of a dead letter" in told.stderr
 
 
 def test_list_without_any(run, empty):

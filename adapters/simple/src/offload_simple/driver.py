@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from offload import ConfigError, Entry, QueueCounts, StoredDeadLetter
 from offload.config import Config
-from offload_simple.memory import Memory, StoredJob, now_ms
+from offload_simple.memory import Memory, StoredJob, now_ms, read_place
 from offload_simple.subscription import SimpleSubscription
 
 
@@ -58,12 +58,10 @@ class SimpleDriver:
         return {queue: QueueCounts(**by_state) for queue, by_state in sorted(counts.items())}
 
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
-        dead = self._memory.dead
-        letters = iter(dead.values())
-        if after in dead:
-            letters = itertools.dropwhile(lambda letter: letter.id != after, letters)
-            next(letters)
-        return list(itertools.islice(letters, limit))
+        place = read_place(after)
+        letters = self._memory.dead.values()
+        behind = itertools.dropwhile(lambda letter: read_place(letter.cursor) <= place, letters)
+        return list(itertools.islice(behind, limit))
 
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
         return self._memory.dead.get(job_id)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from offload import Entry, StoredDeadLetter
+from offload import Entry, Failure, StoredDeadLetter, UsageError
 
 
 class StoredJob(msgspec.Struct, eq=False, gc=False):
@@ -29,6 +29,19 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def read_place(cursor: str | None) -> int:
+    """The number of a dead letter in their order; 0 stands before the first.
+
+    Raises:
+        UsageError: that is no cursor of ours.
+    """
+    if cursor is None:
+        return 0
+    if cursor.isascii() and cursor.isdigit() and len(cursor) < 20:
+        return int(cursor)
+    raise UsageError(f"after: {cursor!r} is not the cursor of a dead letter")
+
+
 @dataclass(slots=True)
 class Memory:
     """Everything that one driver remembers, over stops and starts."""
@@ -37,7 +50,7 @@ class Memory:
     scheduled: list[tuple[int, int, StoredJob]] = field(default_factory=list)
     running: dict[str, StoredJob] = field(default_factory=dict)
     dead: dict[str, StoredDeadLetter] = field(default_factory=dict)
-    _sequence: itertools.count[int] = field(default_factory=itertools.count)
+    _sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Put new jobs where they belong."""
@@ -60,6 +73,11 @@ class Memory:
 
     def _push(self, job: StoredJob) -> None:
         heapq.heappush(self.scheduled, (job.due_ms, next(self._sequence), job))
+
+    def bury(self, job: StoredJob, failure: Failure) -> None:
+        """Put a job behind the last of the dead letters."""
+        place = str(next(self._sequence))
+        self.dead[job.id] = StoredDeadLetter(job.id, job.queue, job.body, now_ms(), failure, place)
 
     def promote(self) -> None:
         """Move what is due to the ends of its queues."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from offload import Delivery, Failure, Fetched, Settlement, StoredDeadLetter, Verdict
+from offload import Delivery, Failure, Fetched, Settlement, Verdict
 from offload_simple.memory import Memory, StoredJob, now_ms
 
 _ACKNOWLEDGE = Verdict.ACKNOWLEDGE  # looked up once, not for each job
@@ -82,8 +82,7 @@ class SimpleSubscription:
             memory.schedule(job, now_ms(), settlement.delay_ms)
             self.wake()
         elif verdict is Verdict.DEAD_LETTER:
-            failure = settlement.failure or Failure("")
-            memory.dead[job.id] = StoredDeadLetter(job.id, job.queue, job.body, now_ms(), failure)
+            memory.bury(job, settlement.failure or Failure(""))
         else:
             job.attempt -= 1
             memory.ready[job.queue].appendleft(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offload import Failure, StoredDeadLetter
+from offload import Failure, StoredDeadLetter, UsageError
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.sessions import Sessions
 
@@ -17,12 +17,8 @@ class DeadLetterTable:
         self._sessions = sessions
 
     def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
-        """Up to `limit`, the oldest first, behind the one whose id is `after`."""
-        return self._select(
-            f"WHERE seq > coalesce((SELECT seq FROM {self._database.dead} WHERE id = ?), 0) "
-            "ORDER BY seq LIMIT ?",
-            (after, limit),
-        )
+        """Up to `limit`, the oldest first, behind the place `after`."""
+        return self._select("WHERE seq > ? ORDER BY seq LIMIT ?", (_place(after), limit))
 
     def show(self, job_id: str) -> StoredDeadLetter | None:
         """The one with this id."""
@@ -33,13 +29,13 @@ class DeadLetterTable:
         database = self._database
         with database.errors():
             rows = database.connection.execute(
-                "SELECT id, queue, body, died_ms, error, traceback, attempts "
+                "SELECT seq, id, queue, body, died_ms, error, traceback, attempts "
                 f"FROM {database.dead} {where}",
                 values,
             ).fetchall()
         return [
-            StoredDeadLetter(job_id, queue, body, died, Failure(*failure))
-            for job_id, queue, body, died, *failure in rows
+            StoredDeadLetter(job_id, queue, body, died, Failure(*failure), str(seq))
+            for seq, job_id, queue, body, died, *failure in rows
         ]
 
     def requeue(self, ids: Sequence[str]) -> list[str]:
@@ -69,3 +65,12 @@ class DeadLetterTable:
         database = self._database
         delete = f"DELETE FROM {database.dead} WHERE id = ?"
         return database.connection.execute(delete, (job_id,)).rowcount == 1
+
+
+def _place(cursor: str | None) -> int:
+    """The number of a row; 0 stands before the first."""
+    if cursor is None:
+        return 0
+    if cursor.isascii() and cursor.isdigit() and len(cursor) < 19:
+        return int(cursor)
+    raise UsageError(f"after: {cursor!r} is not the cursor of a dead letter")

@@ -32,9 +32,12 @@ class Store:
             f"INSERT INTO {scheduled} (queue, id, attempt, due_ms, body) "
             f"SELECT queue, id, attempt, ?, body FROM {job} {self._ours}"
         )
+        # By the clock, so that no place in their order is ever taken twice.
+        place = f"max(?, 1 + (SELECT coalesce(max(seq), 0) FROM {database.dead}))"
         self._bury = (
-            f"INSERT INTO {database.dead} (queue, id, attempts, died_ms, error, traceback, body) "
-            f"SELECT queue, id, ?, ?, ?, ?, body FROM {job} {self._ours}"
+            f"INSERT INTO {database.dead} "
+            "(seq, queue, id, attempts, died_ms, error, traceback, body) "
+            f"SELECT {place}, queue, id, ?, ?, ?, ?, body FROM {job} {self._ours}"
         )
 
     def enqueue(self, entries: Sequence[Entry]) -> None:
@@ -157,7 +160,8 @@ class Store:
             copied = self._affects_one(self._retry, (due, *receipt))
         else:
             failure = settlement.failure or Failure("")
-            reason = (failure.attempts, now_ms(), failure.error, failure.traceback)
+            now = now_ms()
+            reason = (now * 1000, failure.attempts, now, failure.error, failure.traceback)
             copied = self._affects_one(self._bury, (*reason, *receipt))
         return copied and self._affects_one(self._forget, receipt)
 

@@ -258,4 +258,4 @@ async def _dead_ids(performer: Worker, page: int = 1000) -> AsyncIterator[str]:
     while letters := await performer.dead_letters.list(limit=page, after=after):
         for letter in letters:
             yield letter.id
-        after = letters[-1].id
+        after = letters[-1].cursor

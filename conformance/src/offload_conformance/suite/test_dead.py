@@ -16,13 +16,13 @@ from offload_conformance.lab import Lab
 pytestmark = pytest.mark.asyncio
 
 
-async def make_dead(lab: Lab, worker: Worker, count: int) -> list[str]:
+async def make_dead(lab: Lab, worker: Worker, count: int, *, before: int = 0) -> list[str]:
     """So many dead letters; the reason of each is its number."""
     ids = []
     for number in range(count):
         do = {"*": [["reject", f"reason {number}"]]}
         ids.append(await lab.perform(worker, f"dead {number}", do=do))
-    await lab.until_dead(worker, count)
+    await lab.until_dead(worker, before + count)
     return ids
 
 
@@ -40,7 +40,7 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     while page := list(await worker.dead_letters.list(limit=3, after=after)):
         pages.append(page)
         lab.check("at_most", what="the number of pages", limit=3, actual=len(pages))
-        after = page[-1].id
+        after = page[-1].cursor
     letters = [letter for page in pages for letter in page]
     lab.equal("the sizes of the pages", [3, 3, 1], [len(page) for page in pages])
     lab.equal("all that were listed", sorted(ids), sorted(letter.id for letter in letters))
@@ -52,6 +52,25 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     shown = await worker.dead_letters.show(ids[4])
     lab.equal("the one that is shown", ids[4], shown and shown.id)
     lab.equal("one that isn't there", None, await worker.dead_letters.show("unknown"))
+
+
+async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    ids = await make_dead(lab, worker, 7)
+    letters = worker.dead_letters
+    seen: list[str] = []
+    after = None
+    while page := list(await letters.list(limit=2, after=after)):
+        seen += [letter.id for letter in page]
+        lab.check("at_most", what="how many were listed", limit=7, actual=len(seen))
+        after = page[-1].cursor
+        # The entry at the place goes, and another one behind it.
+        await letters.discard([page[-1].id, ids[6]])
+    lab.equal("all that were listed", sorted(ids[:6]), sorted(seen))
+    later = await make_dead(lab, worker, 1, before=3)
+    found = [letter.id for letter in await letters.list(after=after)]
+    lab.equal("what has died behind the last place", later, found)
 
 
 async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:

@@ -12,9 +12,10 @@ import click
 
 from offload.adapters import Adapter, find_adapter, installed_schemes
 from offload.claims import Claims, Limits
-from offload.cli.terminal import make_console, make_table, plain
+from offload.cli.terminal import make_console, make_table
 from offload.duration import format_duration
 from offload.errors import UnknownAdapterError
+from offload.text import plain
 
 
 @dataclass(frozen=True, slots=True)

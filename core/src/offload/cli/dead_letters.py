@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from offload.cli.backend import on_existing_backend, url_argument
-from offload.cli.terminal import make_console, make_table, plain
+from offload.cli.terminal import make_console, make_table
+from offload.text import plain
 from offload.worker import DeadLetter, DeadLetters, Worker
 
 PAGE = 100
@@ -26,7 +27,7 @@ def dead() -> None:
 @dead.command("list")
 @url_argument
 @click.option("--limit", type=click.IntRange(min=1), default=PAGE, show_default=True)
-@click.option("--after", metavar="ID", help="Begin behind this one, the last of the page before.")
+@click.option("--after", metavar="CURSOR", help="Begin behind this place, where a page ended.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_(url: str, limit: int, after: str | None, as_json: bool) -> None:
     """A page of dead letters, the oldest first."""
@@ -55,7 +56,7 @@ def list_(url: str, limit: int, after: str | None, as_json: bool) -> None:
         )
     console.print(table)
     if len(letters) == limit:
-        click.echo(f"There may be more: --after {letters[-1].id}", err=True)
+        click.echo(f"There may be more: --after {letters[-1].cursor}", err=True)
 
 
 @dead.command()
@@ -77,12 +78,12 @@ def show(url: str, job_id: str) -> None:
         "args": json.dumps(letter.args, indent=2),
         "attempts": str(letter.attempts),
         "died": letter.died_at.isoformat(),
-        "error": plain(letter.error),
+        "error": plain(letter.error, lines=True),
     }
     for name, value in told.items():
         click.echo(f"{name + ':':10}{value}")
     if letter.traceback:
-        click.echo("\n" + plain(letter.traceback).rstrip())
+        click.echo("\n" + plain(letter.traceback, lines=True).rstrip())
 
 
 @dead.command()
@@ -150,4 +151,5 @@ def _as_json(letter: DeadLetter) -> dict[str, Any]:
         "died_at": letter.died_at.isoformat(),
         "error": letter.error,
         "traceback": letter.traceback,
+        "cursor": letter.cursor,
     }

@@ -32,11 +32,6 @@ def make_table(console: Console, *columns: str) -> Table:
     return table
 
 
-def plain(text: str) -> str:
-    """Text from elsewhere (an error, a file's name) without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
 def masked(text: str) -> str:
     """A message without those parts of a config string in it that may be secret.
 

@@ -50,4 +50,5 @@ def _decoded(stored: StoredDeadLetter) -> DeadLetter:
         error=stored.failure.error,
         traceback=stored.failure.traceback,
         died_ms=stored.died_ms,
+        cursor=stored.cursor,
     )

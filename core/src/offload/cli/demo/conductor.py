@@ -133,7 +133,7 @@ class Conductor:
         while page := await self._letters.list(BATCH, after):
             for letter in page:
                 self._note(letter)
-            after = page[-1].id
+            after = page[-1].cursor
 
     def _note(self, letter: DeadLetter) -> None:
         if letter.queue not in self._queues or letter.handler is None or letter.args is None:

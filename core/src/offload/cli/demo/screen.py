@@ -19,7 +19,8 @@ from offload.cli.demo.handlers import Handlers
 from offload.cli.demo.ledger import Ledger
 from offload.cli.demo.totals import Totals
 from offload.cli.demo.walk import Walk
-from offload.cli.terminal import make_table, plain
+from offload.cli.terminal import make_table
+from offload.text import plain
 
 
 def live(console: Console, render: Callable[[], RenderableType]) -> AbstractContextManager[object]:
@@ -56,7 +57,7 @@ def summary(console: Console, found: Walk, ledger: Ledger, conductor: Conductor)
 def _table(console: Console, title: str, rows: dict[str, str]) -> Table:
     table = make_table(console, title, "")
     for name, value in rows.items():
-        table.add_row(name, plain(value))
+        table.add_row(name, plain(value, lines=True))
     return table
 
 
