@@ -59,7 +59,11 @@ class ObserverHooks:
 
     @hookspec
     def job_failed(self, job: JobContext, error: BaseException) -> None:
-        """A run failed; `job_retried` or `job_dead` follows when that is settled."""
+        """A run failed; `job_retried` or `job_dead` follows when that is settled.
+
+        Look at the traceback here: it is taken off the error afterwards, since it
+        would keep alive all that the handler held.
+        """
 
     @hookspec
     def job_retried(self, job: JobContext, delay: timedelta) -> None:

@@ -74,6 +74,7 @@ class Dispatcher:
     async def _fetch(self) -> None:
         failures = 0
         prefetch = Prefetch()
+        self._use_buffer()  # of a life before, which ended with an error
         while not self._runner.stopping:
             held = self._runner.busy_slots + len(self._buffer) + self._settler.unsettled
             limit = self._concurrency + prefetch.update(self._runner.ended_jobs) - held
@@ -96,7 +97,8 @@ class Dispatcher:
                 continue
             failures = 0
             self._outage.works(WHAT)
-            self._accept(deliveries)
+            self._buffer += deliveries
+            self._use_buffer()
             if not deliveries and not self._runner.stopping:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
@@ -111,8 +113,7 @@ class Dispatcher:
         finally:
             self._interruptible = False
 
-    def _accept(self, deliveries: Collection[Delivery]) -> None:
-        self._buffer.extend(deliveries)
+    def _use_buffer(self) -> None:
         if self._runner.stopping:
             self._give_back_buffer()
             return

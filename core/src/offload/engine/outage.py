@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from time import monotonic
 
 from offload.engine.logs import engine_log, write
 from offload.errors import BackendError
@@ -25,7 +25,7 @@ class Outage:
 
     def fails(self, what: str, error: BaseException) -> None:
         """A part of the worker failed: `what` can't be done, because of `error`."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             begins = not self._failing
             self._failing.add(what)
@@ -51,5 +51,5 @@ class Outage:
             self._failing.discard(what)
             if self._failing or not was_failing:
                 return
-        lasted = time.monotonic() - self._since
+        lasted = monotonic() - self._since
         write(engine_log.warning, "the backend is available again after %.0f s", lasted)

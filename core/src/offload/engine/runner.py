@@ -18,7 +18,7 @@ from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
 from offload.engine.threads import HandlerThreads, Outcome
-from offload.engine.verdicts import judge, storable, timed_out
+from offload.engine.verdicts import judge, let_frames_go, storable, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
 from offload.job import JobContext, running_job
 from offload.observers import Observers
@@ -157,9 +157,9 @@ class Runner:
             self._end(run, error)
         finally:
             self._free_slot()
-            # This frame is part of the error's traceback: what it holds on to would live until
-            # the collector runs, with all that the handler's frames hold.
-            del error
+            if error is not None:
+                let_frames_go(error)
+                del error  # this frame has been in its traceback, too
 
     async def _run_in_thread(self, run: Run) -> None:
         error: BaseException | None = None
@@ -186,7 +186,10 @@ class Runner:
                 self._tell_stubborn(run, "can't be stopped")
                 call.add_done_callback(lambda _: self._free_slot())
                 self._on_change()
-            del error, call
+            if error is not None:
+                let_frames_go(error)
+                del error
+            del call
 
     def _set_timer(self, run: Run, seconds: float) -> None:
         run.timer = self._loop.call_later(seconds, self._time_out, run)

@@ -23,9 +23,8 @@ Batch: TypeAlias = list[Item]
 TRIES = 3
 """How often a batch fails as unavailable before it makes room for others."""
 ASIDE_SECONDS = 1.0
-"""How long it is set aside then."""
-HOPELESS_SECONDS = 30.0
-"""After this time a verdict is tried again that the backend refuses, whatever comes with it."""
+"""How long it is set aside then; what the backend refuses, twice as long each time, up to"""
+LONGEST_ASIDE_SECONDS = 60.0
 SHORT_CHARS = 200
 """Of an error, if that is what the backend can't hold."""
 WHAT = "verdicts can't be settled"
@@ -51,10 +50,12 @@ class Settler:
         self._pending: Batch = []
         self._in_flight: Batch = []
         self._aside: Batch = []
-        self._hopeless: Batch = []
+        self._refused: Batch = []
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._timers: dict[float, asyncio.TimerHandle] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._refusals = 0
+        """How often in a row something had to be set aside that is refused."""
 
     @property
     def unsettled(self) -> int:
@@ -66,7 +67,7 @@ class Settler:
 
         Called from the thread of the lease keeper, too: each list is copied at once.
         """
-        lists = (self._pending, self._in_flight, self._aside, self._hopeless)
+        lists = (self._pending, self._in_flight, self._aside, self._refused)
         return [settlement.delivery for items in lists for settlement, _ in list(items)]
 
     def add(self, settlement: Settlement, context: JobContext) -> None:
@@ -77,8 +78,8 @@ class Settler:
 
     def close(self) -> None:
         """Try no more."""
-        for timer in self._timers.values():
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def run(self) -> None:
         """Settle what comes, until cancelled."""
@@ -104,9 +105,9 @@ class Settler:
         # Perhaps it isn't the backend, but one of these: then another one passes alone.
         items = list(self._in_flight)
         random.shuffle(items)
-        if len(items) > 1 and await self._try(items[:1]) is None:
+        if await self._try_alone(items[0]) is None and len(items) > 1:
             await self._isolate(items[1:])
-        self._set_aside(self._aside, self._in_flight, ASIDE_SECONDS)
+        self._set_aside(self._aside, self._in_flight)
 
     async def _try(self, items: Batch) -> BaseException | None:
         """Settle these together; why that failed, if it did."""
@@ -121,6 +122,8 @@ class Settler:
             )
         self._outage.works(WHAT)
         self._forget(items)
+        if not self.unsettled and not self._refused:
+            self._refusals = 0
         self._settled(items, foreign)
         return None
 
@@ -135,46 +138,53 @@ class Settler:
             if await self._try(half) is not None:
                 await self._isolate(half)
 
-    async def _settle_alone(self, item: Item) -> None:
+    async def _try_alone(self, item: Item) -> BaseException | None:
+        """Settle this one, if need be with its failure in a few words."""
         settlement, context = item
         error = await self._try([item])
         if error is not None and settlement.failure is not None:
             short = msgspec.structs.replace(settlement, failure=_shortened(settlement.failure))
-            self._in_flight[self._in_flight.index(item)] = item = (short, context)
-            error = await self._try([item])
+            if await self._try([(short, context)]) is None:
+                self._forget([item])
+                return None
+        return error
+
+    async def _settle_alone(self, item: Item) -> None:
+        error = await self._try_alone(item)
         if error is None:
             return
         if isinstance(error, BackendUnavailableError):
-            self._set_aside(self._aside, [item], ASIDE_SECONDS)
+            self._set_aside(self._aside, [item])
             return
+        settlement, context = item
         write(
             job_log.error,
-            "job %s (%s): the backend refuses to %s it; that is tried again every %.0f s",
+            "job %s (%s): the backend refuses to %s it; it is tried again, and holds up no other",
             *(shown(context.id), shown(context.handler), settlement.verdict.value),
-            HOPELESS_SECONDS,
             error=error,
         )
-        self._set_aside(self._hopeless, [item], HOPELESS_SECONDS)
+        self._refusals += not self._refused
+        self._set_aside(self._refused, [item])
 
-    def _set_aside(self, where: Batch, items: Batch, seconds: float) -> None:
+    def _set_aside(self, where: Batch, items: Batch) -> None:
         """Let others pass, and try these again later."""
         if not items:
             return
         where += items
-        self._forget(list(items))
-        if seconds not in self._timers:
-            self._timers[seconds] = self._loop.call_later(
-                seconds, self._take_up_again, where, seconds
-            )
+        self._forget(items)
+        if self._timer is None:
+            doublings = max(0, self._refusals - 1) if where is self._refused else 0
+            wait = min(ASIDE_SECONDS * 2**doublings, LONGEST_ASIDE_SECONDS)
+            self._timer = self._loop.call_later(wait, self._take_up_again)
 
-    def _take_up_again(self, where: Batch, seconds: float) -> None:
-        del self._timers[seconds]
-        self._pending += where
-        where.clear()
+    def _take_up_again(self) -> None:
+        self._timer = None
+        self._pending += self._aside + self._refused
+        self._aside, self._refused = [], []
         self._arrived.set()
 
     def _forget(self, items: Batch) -> None:
-        if len(items) == len(self._in_flight):
+        if items is self._in_flight:
             self._in_flight = []
         else:
             gone = {id(item) for item in items}

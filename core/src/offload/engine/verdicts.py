@@ -21,6 +21,8 @@ from offload.validation import to_milliseconds
 
 MAX_ERROR_CHARS = 1_000
 MAX_TRACEBACK_CHARS = 16_000
+MAX_BEHIND = 10_000
+"""Errors behind an error that are looked at: its causes, and the members of groups."""
 MAX_FRAMES = 60
 """Of each traceback the last so many are kept: a recursion has a thousand that are alike."""
 
@@ -101,6 +103,25 @@ def _traceback(error: BaseException) -> str:
     with contextlib.suppress(BaseException):
         return "".join(traceback.format_tb(frames, limit=-MAX_FRAMES))
     return ""
+
+
+def let_frames_go(error: BaseException) -> None:
+    """Take the traceback off an error, and off those behind it.
+
+    A frame that holds on to the error that went through it (as `TaskGroup` does,
+    and many a handler) would keep everything in all of them alive until the
+    garbage collector comes round to it.
+    """
+    left, seen = [error], set[int]()
+    while left and len(seen) < MAX_BEHIND:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        with contextlib.suppress(BaseException):
+            each.__traceback__ = None
+            left += filter(None, (each.__cause__, each.__context__))
+            left += getattr(each, "exceptions", ())
 
 
 def storable(text: str) -> str:
