@@ -256,18 +256,6 @@ async def test_a_cancelled_perform_disturbs_no_other(connect, url, recorder):
     await recorder.until(lambda: kept <= {job.id for job in recorder.started})
 
 
-async def test_another_loop_is_told_to_use_sync(connect, url):
-    worker = connect(url)
-    worker.register("note", print)
-    await worker.start()
-
-    def elsewhere():
-        with pytest.raises(UsageError, match=r"worker\.sync"):
-            asyncio.run(worker.perform(Job("note")))
-
-    await asyncio.to_thread(elsewhere)
-
-
 def test_current_job_outside_a_handler():
     with pytest.raises(UsageError, match="outside a handler"):
         current_job()

@@ -185,6 +185,9 @@ def connect(url: str | None = None) -> Worker:
     adapter = find_adapter(address.scheme)
     config = read_config(address, adapter.options)
     made = adapter.make(config)
-    worker = made if isinstance(made, Worker) else DriverWorker(made, config)
+    if isinstance(made, Worker):
+        worker = made
+    else:
+        worker = DriverWorker(made, config, lambda: adapter.make(config))  # type: ignore[arg-type, return-value]
     worker.claims, worker.limits = adapter.claims, adapter.limits
     return worker

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import logging
+import os
 import threading
+import weakref
 from collections.abc import Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from offload.errors import UsageError
 from offload.job import Job
+from offload.loop_thread import LoopThread, result, submit
 from offload.worker import QueueCounts, State, StopReport
 
 if TYPE_CHECKING:
@@ -18,29 +23,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("offload")
+
 
 class SyncWorker:
     """Blocking twins of a worker's calls, safe from any thread.
 
-    They run on the loop that the worker is bound to, or else on one of their
-    own in a daemon thread, which ends with `stop`. Called from the worker's
-    own event loop they would wait for themselves, and raise `UsageError`.
+    They run on the loop that the worker is bound to while that runs, or else
+    on one of their own in a daemon thread, which ends with `stop`. Called from
+    the worker's own event loop they would wait for themselves, and raise
+    `UsageError`; when that loop ends before a call does, the call raises
+    `BackendUnavailableError` with `maybe_stored`.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._own_loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread: LoopThread | None = None
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def start(self) -> None:
-        """See `Worker.start`."""
+        """See `Worker.start`. A worker that still runs when the interpreter ends is stopped."""
         self._run(self._worker.start())
+        atexit.register(_stop_at_exit, weakref.ref(self), os.getpid())
 
     def stop(self) -> StopReport:
         """See `Worker.stop`."""
         report = self._run(self._worker.stop())
-        self._end_own_loop()
+        self._end_own_thread()
         return report
 
     def perform(self, job: Job) -> str:
@@ -81,37 +91,47 @@ class SyncWorker:
         except BaseException:
             call.close()
             raise
-        return asyncio.run_coroutine_threadsafe(call, loop).result()
+        return result(submit(call, loop), loop)
 
     def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._process != os.getpid():
+            # A forked child: the thread, and whoever held the lock, are the parent's.
+            self._process, self._thread, self._lock = os.getpid(), None, threading.Lock()
         bound = self._worker.loop
         if bound is None or not bound.is_running():
-            bound = self._start_own_loop()
+            bound = self._own_loop()
         try:
-            if asyncio.get_running_loop() is bound:
-                raise UsageError("worker.sync was called on the worker's own event loop; use await")
+            running = asyncio.get_running_loop()
         except RuntimeError:
-            pass  # no loop runs in this thread: what worker.sync is for
+            return bound  # no loop runs in this thread: what worker.sync is for
+        if running is bound:
+            raise UsageError("worker.sync was called on the worker's own event loop; use await")
         return bound
 
-    def _start_own_loop(self) -> asyncio.AbstractEventLoop:
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._own_loop is None:
-                self._own_loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._own_loop.run_forever, name="offload-sync", daemon=True
-                )
-                self._thread.start()
-            return self._own_loop
+            if self._thread is None or not self._thread.is_alive:
+                self._thread = LoopThread("offload-sync")
+            return self._thread.loop
 
-    def _end_own_loop(self) -> None:
+    def _end_own_thread(self) -> None:
         with self._lock:
-            loop, thread = self._own_loop, self._thread
-            if loop is None or thread is None or thread is threading.current_thread():
+            thread = self._thread
+            if thread is None or thread.is_current:
                 return
-            if self._worker.loop is loop and self._worker.state is State.STOPPING:
+            if self._worker.loop is thread.loop and self._worker.state is State.STOPPING:
                 return  # stopped from a handler: the drain still needs the loop
-            self._own_loop = self._thread = None
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            self._thread = None
+        thread.end()
+
+
+def _stop_at_exit(reference: weakref.ref[SyncWorker], process: int) -> None:
+    """Drain a worker that nobody has stopped, so that no job vanishes unnamed."""
+    sync = reference()
+    if sync is None or process != os.getpid() or sync._worker.state is not State.RUNNING:  # noqa: SLF001
+        return
+    log.warning("the interpreter ends, and %r was not stopped: it is stopped now", sync._worker)  # noqa: SLF001
+    try:
+        sync.stop()
+    except Exception:
+        log.exception("it could not be stopped")

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from offload import envelope
 from offload.driver import DeadLetterStore, StoredDeadLetter
 from offload.worker import DeadLetter
 
+Look = Callable[[Callable[[DeadLetterStore], Awaitable[Any]]], Awaitable[Any]]
+"""Carries out an action with an open driver."""
+
 
 class StoredDeadLetters:
     """Access to the dead letters of a driver."""
 
-    def __init__(self, store: DeadLetterStore, ready: Callable[[], Awaitable[None]]) -> None:
-        self._store = store
-        self._ready = ready
+    def __init__(self, look: Look) -> None:
+        self._look = look
 
     async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
-        await self._ready()
-        return [_decoded(stored) for stored in await self._store.list_dead(limit, after)]
+        found = await self._look(lambda store: store.list_dead(limit, after))
+        return [_decoded(stored) for stored in found]
 
     async def show(self, job_id: str) -> DeadLetter | None:
-        await self._ready()
-        stored = await self._store.show_dead(job_id)
+        stored = await self._look(lambda store: store.show_dead(job_id))
         return None if stored is None else _decoded(stored)
 
     async def requeue(self, ids: Sequence[str]) -> Sequence[str]:
-        await self._ready()
-        return await self._store.requeue_dead(ids)
+        requeued: Sequence[str] = await self._look(lambda store: store.requeue_dead(ids))
+        return requeued
 
     async def discard(self, ids: Sequence[str]) -> Sequence[str]:
-        await self._ready()
-        return await self._store.discard_dead(ids)
+        discarded: Sequence[str] = await self._look(lambda store: store.discard_dead(ids))
+        return discarded
 
 
 def _decoded(stored: StoredDeadLetter) -> DeadLetter:

@@ -18,7 +18,7 @@ from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
 from offload.engine.settler import Batch, Settler
-from offload.engine.supervisor import is_cancelled, supervised
+from offload.engine.supervisor import end_if_cancelled, is_cancelled, supervised
 from offload.job import JobContext
 from offload.observers import Observers
 
@@ -99,6 +99,7 @@ class Dispatcher:
             self._outage.works(WHAT)
             self._buffer += deliveries
             self._use_buffer()
+            end_if_cancelled()
             if not deliveries and not self._runner.stopping:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
@@ -201,6 +202,11 @@ class Dispatcher:
             self._buffer = deque(d for d in self._buffer if d not in lost)
 
     # -- draining ------------------------------------------------------------
+
+    @property
+    def busy_slots(self) -> int:
+        """How many handlers run."""
+        return self._runner.busy_slots
 
     def abandon(self) -> None:
         """Clear up after the loop was closed without a drain."""

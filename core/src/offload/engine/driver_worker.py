@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
 from offload.driver import ClaimNotes, Counts, DeadLetterStore, Driver, Entry, RunLimit
+from offload.duration import format_duration
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
+from offload.engine.elsewhere import Elsewhere
 from offload.engine.outbox import MAX_BATCH, Outbox
 from offload.engine.registry import Registry
 from offload.envelope import encode
@@ -28,6 +34,7 @@ from offload.errors import (
     WorkerStoppedError,
 )
 from offload.job import Handler, Job, JobContext, new_job_id
+from offload.loop_thread import result_elsewhere, submit
 from offload.observers import Observers
 from offload.retry import Backoff
 from offload.validation import (
@@ -47,23 +54,58 @@ LOST_IN_A_LINE = 50
 """How many ids of lost jobs the log names in one line: a backlog can be long."""
 CLOSE_SECONDS = 0.9
 """How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
-
-
 DRIVER_SECONDS = 0.1
 """The part of it that is the driver's, whatever the subscription took."""
+TURN_SECONDS = 0.001
+"""How often a loop that waits for its turn looks whether it has come."""
+
+T = TypeVar("T")
+
+alive: weakref.WeakSet[DriverWorker] = weakref.WeakSet()
+"""The workers of this process, for what happens at its fork and at its end."""
+left_to_the_parent: list[object] = []
+"""What a forked child has inherited and must not touch."""
+
+
+def _begin_again_in_child() -> None:
+    for worker in list(alive):
+        worker.begin_again_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_again_in_child)
+
+
+@atexit.register
+def _name_what_is_lost() -> None:
+    for worker in list(alive):
+        worker.name_what_is_lost()
 
 
 class DriverWorker(Worker):
     """What `connect` returns for an adapter that is a driver."""
 
-    def __init__(self, driver: Driver, config: Config) -> None:
+    def __init__(
+        self, driver: Driver, config: Config, make: Callable[[], Driver] | None = None
+    ) -> None:
+        """`make` makes another driver like this one, for other event loops and forked children."""
         self._driver = driver
+        self._make = make
         self._config = config
         self._queues = config[QUEUES]
         longest_run = driver.longest_run if isinstance(driver, RunLimit) else None
         self._registry = Registry(config[MAX_ATTEMPTS], longest_run)
         self._observers = Observers()
-        self._outbox = Outbox(driver.enqueue)
+        self._begin_life()
+        alive.add(self)
+
+    def _begin_life(self) -> None:
+        """What belongs to one process and one event loop, as it is before the first call."""
+        self.loop = None
+        self._outbox = Outbox(self._driver.enqueue)
+        self._elsewhere = Elsewhere(self._make) if self._make is not None else None
+        self._binding = threading.Lock()
+        self._users = 0
         self._dispatcher: Dispatcher | None = None
         self._state = State.NEW
         self._is_open = False
@@ -83,7 +125,7 @@ class DriverWorker(Worker):
     # -- life ----------------------------------------------------------------
 
     async def start(self) -> None:
-        await self._bind()
+        await self._bind_here("start")
         if self._starting or self._state in (State.RUNNING, State.STOPPING):
             raise AlreadyRunningError(f"{self!r} can't be started before it has stopped")
         self._starting = True
@@ -122,7 +164,7 @@ class DriverWorker(Worker):
     async def stop(self) -> StopReport:
         if self._state is State.STOPPED and not self._is_open:
             return StopReport()
-        await self._bind()
+        await self._bind_here("stop")
         self._ready_on = None
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(), name="offload-drain")
@@ -142,8 +184,12 @@ class DriverWorker(Worker):
             async with self._lifecycle:
                 self._state = State.STOPPING
                 if self._dispatcher is not None:
+                    if busy := self._dispatcher.busy_slots:
+                        within = format_duration(self._config[GRACE])
+                        log.warning("draining: %d jobs, up to %s", busy, within)
                     finished, returned = await self._dispatcher.drain(grace, deadline - 0.2)
                 lost = await self._disconnect(self._dispatcher, deadline)
+                await self._leave_elsewhere(deadline)
         finally:
             self._dispatcher = None
             self._draining = None
@@ -152,9 +198,7 @@ class DriverWorker(Worker):
             report = StopReport(finished, tuple(returned))
         else:
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
-        for begin in range(0, len(report.lost), LOST_IN_A_LINE):
-            ids = report.lost[begin : begin + LOST_IN_A_LINE]
-            job_log.warning("lost unless this worker starts again: %s", ", ".join(ids))
+        _name_lost(report.lost)
         log.info(
             "worker stopped: %d finished, %d returned, %d lost",
             report.finished,
@@ -181,6 +225,14 @@ class DriverWorker(Worker):
         finally:
             self._is_open = False
 
+    async def _leave_elsewhere(self, deadline: float) -> None:
+        if self._elsewhere is not None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._elsewhere.close()
+            except Exception as error:
+                _tell_of_close(error)
+
     async def _open(self) -> None:
         if not self._is_open:
             await self._driver.open()
@@ -189,29 +241,95 @@ class DriverWorker(Worker):
                 notes = {**self.claims.notes, **self._driver.claim_notes()}
                 self.claims = replace(self.claims, notes=notes)
 
-    async def _bind(self) -> None:
-        """Belong to the running loop from now on, unless another one that lives has us."""
-        loop = asyncio.get_running_loop()
-        if self.loop is loop:
-            return
-        if self.loop is not None and not self.loop.is_closed():
-            raise UsageError(f"{self!r} belongs to another event loop; use worker.sync from here")
-        if self.loop is not None:
-            await self._outlive(loop)
-        self.loop = loop
+    # -- which event loop, and which process -----------------------------------
 
-    async def _outlive(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _bind(self, *, use: bool = False) -> bool:
+        """Belong to the running loop from now on; False if another one has us, and may go on.
+
+        With `use`, no other loop can have us until `_users` is less by one again.
+        """
+        loop = asyncio.get_running_loop()
+        was_open, dispatcher = False, None
+        with self._binding:
+            former = self.loop
+            if former is not loop:
+                if former is not None and not self._is_left(former):
+                    return False
+                self.loop = loop
+                if former is not None:
+                    was_open, dispatcher = self._forget_loop()
+            self._users += use
+        if was_open:
+            async with self._lifecycle:
+                self._is_open = True
+                await self._disconnect(dispatcher, loop.time() + CLOSE_SECONDS)
+        return True
+
+    def _is_left(self, former: asyncio.AbstractEventLoop) -> bool:
+        """Whether nothing of ours goes on on a loop: then it is another one's turn."""
+        if former.is_closed():
+            return True
+        is_at_work = self._dispatcher is not None or self._starting or self._draining is not None
+        if is_at_work or self._users:
+            return False
+        # What several processes share has a driver for each loop; what is in our memory has one.
+        return not former.is_running() or self._elsewhere is None or not self.claims.distributed
+
+    async def _bind_here(self, verb: str) -> None:
+        """Belong to the running loop, or say why that can't be."""
+        if await self._bind():
+            return
+        former = self.loop
+        if former is not None and former.is_running():
+            raise UsageError(
+                f"{self!r} belongs to an event loop that runs in another thread: {verb} it there, "
+                f"or by worker.sync.{verb}() from a thread without a loop"
+            )
+        raise UsageError(
+            f"{self!r} belongs to an event loop that doesn't run just now: run that one again and "
+            f"{verb} it there, or close that loop"
+        )
+
+    def _forget_loop(self) -> tuple[bool, Dispatcher | None]:
         """Clear up after a loop that was closed without a stop, and took every task along."""
         self._lifecycle = asyncio.Lock()
         self._outbox = Outbox(self._driver.enqueue)
         self._draining = None
         self._starting = False
+        self._ready_on = None
+        self._users = 0
+        was_open, self._is_open = self._is_open, False
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             dispatcher.abandon()
         if self._state is not State.NEW:
             self._state = State.STOPPED
-        await self._disconnect(dispatcher, loop.time() + CLOSE_SECONDS)
+        return was_open, dispatcher
+
+    def begin_again_in_child(self) -> None:
+        """In a forked child: what the parent has is left alone, and nothing is connected yet."""
+        # Neither closed nor collected: sockets, and what watches them, are the parent's too.
+        left_to_the_parent.append(dict(self.__dict__))
+        if self._make is not None:
+            self._driver = self._make()
+        self._begin_life()
+
+    def name_what_is_lost(self) -> None:
+        """At the end of the process: a backend in its memory ends with it."""
+        if self.claims.durable or not self._is_open:
+            return
+        try:
+            lost = asyncio.run(_close(self._driver))
+        except Exception as error:
+            _tell_of_close(error)
+            return
+        if lost:
+            never = "stopped" if self._state is State.RUNNING else "started"
+            shown = ", ".join(lost[:LOST_IN_A_LINE])
+            job_log.warning(
+                f"%d jobs on %s are lost with this process, in which no worker was {never}: %s",
+                *(len(lost), self._config, shown),
+            )
 
     # -- performing ----------------------------------------------------------
 
@@ -233,12 +351,10 @@ class DriverWorker(Worker):
         now_ms = time.time_ns() // 1_000_000
         jobs = list(jobs)
         entries = [self._make_one_of(jobs, index, now_ms) for index in range(len(jobs))]
-        if self._ready_on is not asyncio.get_running_loop():
-            await self._ready_to_perform()
         for begin in range(0, len(entries), MAX_BATCH):
             batch = entries[begin : begin + MAX_BATCH]
             try:
-                await self._outbox.send(batch)
+                await self._send(batch)
             except BackendUnavailableError as error:
                 error.maybe_stored = error.maybe_stored or begin > 0
                 raise
@@ -256,9 +372,10 @@ class DriverWorker(Worker):
     async def _perform(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
         now_ms = time.time_ns() // 1_000_000
         entry = self._make_entry(job, delay_ms, at_ms, now_ms)
-        if self._ready_on is not asyncio.get_running_loop():
-            await self._ready_to_perform()
-        await self._outbox.send((entry,))
+        if self._ready_on is asyncio.get_running_loop():
+            await self._outbox.send((entry,))
+        else:
+            await self._send((entry,))
         if "job_enqueued" in self._observers.wanted:
             self._tell_enqueued(job, entry, now_ms)
         return entry.id
@@ -268,15 +385,45 @@ class DriverWorker(Worker):
         context = JobContext(entry.id, entry.queue, job.handler, 0, now_ms, due_ms)
         self._observers.tell("job_enqueued", job=context)
 
-    async def _ready_to_perform(self) -> None:
-        await self._bind()
+    async def _send(self, entries: Sequence[Entry]) -> None:
+        """Hand entries to the backend, from whatever loop."""
         self._refuse_if_stopped()
-        if not self._is_open:
-            async with self._lifecycle:
+        if self.claims.distributed and self._elsewhere is not None:
+            if await self._bind(use=True):
+                await self._send_here(entries)
+            else:
+                await self._elsewhere.enqueue(entries)
+            return
+        # What lives in our memory has one driver, which a loop uses after the other, or whose
+        # loop it is once the worker has been started.
+        while not await self._bind(use=True):
+            if self._dispatcher is not None:
+                await self._send_to_its_loop(entries)
+                return
+            await asyncio.sleep(TURN_SECONDS)
+        await self._send_here(entries)
+
+    async def _send_here(self, entries: Sequence[Entry]) -> None:
+        try:
+            if not self._is_open:
+                async with self._lifecycle:
+                    self._refuse_if_stopped()
+                    await self._open()
                 self._refuse_if_stopped()
-                await self._open()
-            self._refuse_if_stopped()
-        self._ready_on = self.loop
+            if self._dispatcher is not None or self.claims.distributed:
+                self._ready_on = self.loop
+            await self._outbox.send(entries)
+        finally:
+            with self._binding:
+                self._users = max(0, self._users - 1)
+
+    async def _send_to_its_loop(self, entries: Sequence[Entry]) -> None:
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            await self._bind_here("perform")
+            await self._send(entries)
+            return
+        await result_elsewhere(submit(self._outbox.send(entries), loop), loop)
 
     def _refuse_if_stopped(self) -> None:
         if self._draining is not None or self._state is State.STOPPED:
@@ -328,20 +475,41 @@ class DriverWorker(Worker):
     async def counts(self) -> Mapping[str, QueueCounts]:
         if not isinstance(self._driver, Counts):
             return await super().counts()
-        await self._ready_to_look()
-        return await self._driver.counts()
+        return await self._look(_count)
 
     @property
     def dead_letters(self) -> DeadLetters:
         if not self.claims.dead_letters or not isinstance(self._driver, DeadLetterStore):
             return super().dead_letters
-        return StoredDeadLetters(self._driver, self._ready_to_look)
+        return StoredDeadLetters(self._look)
 
-    async def _ready_to_look(self) -> None:
-        """Looking at a backend is allowed at any time, also after stop."""
-        await self._bind()
-        async with self._lifecycle:
-            await self._open()
+    async def _look(self, action: Callable[[Any], Awaitable[T]]) -> T:
+        """Let `action` look at the backend, from whatever loop, and also after stop."""
+        if await self._bind():
+            async with self._lifecycle:
+                await self._open()
+            return await action(self._driver)
+        if self.claims.distributed and self._elsewhere is not None:
+            return await self._elsewhere.use(action)
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            await self._bind_here("look at")
+            return await self._look(action)
+        return await result_elsewhere(submit(self._look(action), loop), loop)
+
+
+async def _close(driver: Driver) -> Sequence[str]:
+    return await driver.close()
+
+
+async def _count(driver: Counts) -> Mapping[str, QueueCounts]:
+    return await driver.counts()
+
+
+def _name_lost(lost: Sequence[str]) -> None:
+    for begin in range(0, len(lost), LOST_IN_A_LINE):
+        ids = lost[begin : begin + LOST_IN_A_LINE]
+        job_log.warning("lost unless this worker starts again: %s", ", ".join(ids))
 
 
 def _tell_of_close(error: Exception) -> None:

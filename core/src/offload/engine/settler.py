@@ -13,7 +13,7 @@ from offload.driver import Delivery, Failure, Settlement, Subscription
 from offload.engine.logs import job_log, shown, write
 from offload.engine.outage import Outage
 from offload.engine.pause import pause
-from offload.engine.supervisor import is_cancelled
+from offload.engine.supervisor import end_if_cancelled, is_cancelled
 from offload.errors import BackendUnavailableError
 from offload.job import JobContext
 
@@ -91,6 +91,7 @@ class Settler:
                 await self._arrived.wait()
             self._in_flight, self._pending = self._pending, []
             await self._settle_in_flight()
+            end_if_cancelled()
 
     async def _settle_in_flight(self) -> None:
         for failures in range(1, TRIES + 1):

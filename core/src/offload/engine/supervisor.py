@@ -40,6 +40,12 @@ async def _supervise(work: Callable[[], Awaitable[None]], what: str) -> None:
         await pause(failures)
 
 
+def end_if_cancelled() -> None:
+    """End the calling task if it was asked to: a driver may have swallowed its cancellation."""
+    if is_cancelled():
+        raise asyncio.CancelledError
+
+
 def is_cancelled() -> bool:
     """Whether the calling task was asked to end; a CancelledError alone may be a driver's."""
     task = asyncio.current_task()

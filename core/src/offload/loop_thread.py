@@ -1,0 +1,97 @@
+"""An event loop in a thread, for calls from where there is none, or another."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from offload.errors import BackendUnavailableError
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 0.1
+"""How often who waits for a loop looks whether that still runs."""
+LOOKS = 3
+"""After so many looks at a loop that doesn't run, nothing is expected of it any more."""
+
+
+class LoopThread:
+    """A daemon thread that runs a loop until `end`."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._process = os.getpid()
+        self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs in this process: a forked child has the loop, and no thread."""
+        return self._process == os.getpid() and self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller runs in it."""
+        return self._thread is threading.current_thread()
+
+    def end(self) -> None:
+        """End the thread, and close the loop."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+def submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
+    """Run a call on a loop that runs in another thread.
+
+    Raises:
+        BackendUnavailableError: the loop is closed.
+    """
+    try:
+        return asyncio.run_coroutine_threadsafe(call, loop)
+    except RuntimeError:
+        call.close()
+        raise _ended(maybe_stored=False) from None
+
+
+def result(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+    """Block until a call on that loop has ended.
+
+    Raises:
+        BackendUnavailableError: the loop ended before the call did.
+    """
+    looks = 0
+    while looks < LOOKS:
+        try:
+            return future.result(LOOK_SECONDS)
+        except CancelledError:
+            break
+        except TimeoutError:
+            if future.done():
+                raise
+        looks = 0 if loop.is_running() else looks + 1
+    raise _ended(maybe_stored=True)
+
+
+async def result_elsewhere(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+    """The same for a caller on another event loop, which is not blocked."""
+    waiting = asyncio.wrap_future(future)
+    looks = 0
+    while looks < LOOKS:
+        done, _ = await asyncio.wait([waiting], timeout=LOOK_SECONDS)
+        if done:
+            if waiting.cancelled():
+                break
+            return waiting.result()
+        looks = 0 if loop.is_running() else looks + 1
+    raise _ended(maybe_stored=True)
+
+
+def _ended(*, maybe_stored: bool) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        "the event loop of the worker ended before this call did", maybe_stored=maybe_stored
+    )
