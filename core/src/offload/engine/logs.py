@@ -38,5 +38,7 @@ def write_traceback(log: logging.Logger, text: str, *args: Any, trace: str) -> N
 
 def shown(text: str) -> str:
     """A foreign text (a handler's name, an id, an error), short and on one line."""
+    if not isinstance(text, str):
+        return f"<{type(text).__name__}>"  # a driver's mistake
     text = text.partition("\n")[0] if text.count("\n") else text
     return plain(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…")

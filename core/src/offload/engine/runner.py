@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -13,7 +14,7 @@ from typing import Any
 from offload import envelope
 from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.duration import format_duration
-from offload.engine.logs import job_log, shown, write, write_traceback
+from offload.engine.logs import engine_log, job_log, shown, write, write_traceback
 from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
@@ -82,7 +83,11 @@ class Runner:
             if run is not None:
                 self._begin(run)
         except BaseException as error:
-            self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            try:
+                self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            except BaseException:
+                line = "a delivery can be neither run nor settled: the driver made nonsense of it"
+                write(engine_log.critical, line, error=error)
 
     def _open(self, delivery: Delivery) -> Run | None:
         """Decode a delivery; one that can't be run is settled here."""
@@ -130,8 +135,9 @@ class Runner:
                 self._free_slot()
 
     def release(self, delivery: Delivery) -> None:
-        """Give back what was never launched."""
-        self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
+        """Give back what was never launched. Never raises."""
+        with contextlib.suppress(AttributeError):  # no delivery at all: nothing to give back
+            self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
 
     def close(self) -> None:
         """End the threads, each when its handler lets it."""
@@ -191,13 +197,30 @@ class Runner:
                 del error
             del call
 
+    def interrupt(self, run: Run, why: Interruption) -> None:
+        """Cancel a run, which may not have begun: then no code of its own frees its slot."""
+        run.interrupt(why)
+        if run.task is not None:
+            run.task.add_done_callback(lambda _: self._end_unbegun(run))
+
+    def end_unbegun(self) -> None:
+        """End the runs whose tasks somebody else cancelled before they began."""
+        for run in list(self.runs):
+            if run.task is not None and run.task.done():
+                self._end_unbegun(run)
+
+    def _end_unbegun(self, run: Run) -> None:
+        if run in self.runs:
+            self._end(run, asyncio.CancelledError("it was cancelled before it began"))
+            self._free_slot()
+
     def _set_timer(self, run: Run, seconds: float) -> None:
         run.timer = self._loop.call_later(seconds, self._time_out, run)
 
     def _time_out(self, run: Run) -> None:
         """Cancel a run; if its handler doesn't hear of that, its job has failed all the same."""
         if run in self.runs and run.interruption is None:
-            run.interrupt(Interruption.TIMED_OUT)
+            self.interrupt(run, Interruption.TIMED_OUT)
             run.timer = self._loop.call_later(STUBBORN_SECONDS, self._give_up, run)
 
     def _give_up(self, run: Run) -> None:
@@ -305,7 +328,7 @@ async def _nothing_left_of(result: Any) -> None:
     """A handler returns nothing, or what is to be awaited; what can't run here is a mistake."""
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the handler returned a generator, which nobody runs; return nothing")
-    if hasattr(result, "__await__"):
+    if hasattr(type(result), "__await__"):  # not what the object itself makes of that name
         await result
 
 
