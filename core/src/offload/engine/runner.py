@@ -190,12 +190,19 @@ class Runner:
                 self._free_slot()
             else:
                 self._tell_stubborn(run, "can't be stopped")
-                call.add_done_callback(lambda _: self._free_slot())
+                call.add_done_callback(self._end_late)
                 self._on_change()
             if error is not None:
                 let_frames_go(error)
                 del error
             del call
+
+    def _end_late(self, call: asyncio.Future[Outcome]) -> None:
+        """A thread's handler has ended whose job had its verdict before."""
+        error = call.result().error
+        if error is not None:
+            let_frames_go(error)
+        self._free_slot()
 
     def interrupt(self, run: Run, why: Interruption) -> None:
         """Cancel a run, which may not have begun: then no code of its own frees its slot."""
