@@ -86,7 +86,7 @@ async def test_a_run_that_is_cut_short_keeps_nothing(why):
             if len(refs) == 1:
                 keeps_its_error(held)
 
-    worker.register("waits", waits)
+    worker.register("waits", waits, timeout=60)
     await worker.start()
     runner = worker._dispatcher._runner
     with without_collector():
