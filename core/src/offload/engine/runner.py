@@ -19,7 +19,7 @@ from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
 from offload.engine.threads import HandlerThreads, Outcome
-from offload.engine.verdicts import judge, let_frames_go, storable, timed_out
+from offload.engine.verdicts import describe, judge, let_frames_go, storable, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
 from offload.job import JobContext, running_job
 from offload.observers import Observers
@@ -96,8 +96,11 @@ class Runner:
         except envelope.NewerVersionError as error:  # another worker may read it
             self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
             return None
-        except Exception as error:
+        except envelope.UndecodableError as error:
             self._bury(delivery, _context_of_unread(delivery), f"{error}")
+            return None
+        except Exception as error:  # a body that isn't even bytes
+            self._bury(delivery, _context_of_unread(delivery), describe(error, 0).error)
             return None
         context = JobContext(
             delivery.id,
@@ -251,6 +254,12 @@ class Runner:
             return  # it had been given up before
         self._leave(run)
         self.ended_jobs += 1
+        try:
+            self._give_verdict(run, error)
+        except BaseException as fault:
+            self._fail(run.delivery, run.handler, run.context, fault)
+
+    def _give_verdict(self, run: Run, error: BaseException | None) -> None:
         interruption = run.interruption
         if interruption is Interruption.TIMED_OUT:
             error = timed_out(run.handler, error)
@@ -291,17 +300,23 @@ class Runner:
     ) -> None:
         if self._loop.is_closed():
             return  # a handler that died with its loop: there is nobody left to settle it
-        settlement = judge(delivery, handler, error, self._longest_delay)
+        try:
+            settlement = judge(delivery, handler, error, self._longest_delay)
+        except BaseException as fault:
+            write(engine_log.critical, "the engine can't judge an error", error=fault)
+            settlement = _plain_verdict(delivery, handler)
         self._settler.add(settlement, context)
-        self._log_failure(settlement, context, handler.max_attempts)
-        self._observers.tell("job_failed", job=context, error=error)
+        with contextlib.suppress(BaseException):  # there is a verdict, and there is to be one only
+            self._log_failure(settlement, context, handler.max_attempts)
+            self._observers.tell("job_failed", job=context, error=error)
 
     def _bury(self, delivery: Delivery, context: JobContext, reason: str) -> None:
         """A job that never ran, or ran too often, is dead as it is."""
         failure = Failure(storable(reason), attempts=delivery.attempt - 1)
         settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
         self._settler.add(settlement, context)
-        self._log_failure(settlement, context, 0)
+        with contextlib.suppress(BaseException):  # as in _fail
+            self._log_failure(settlement, context, 0)
 
     def _log_failure(self, settlement: Settlement, context: JobContext, max_attempts: int) -> None:
         """One line for each attempt that failed; the last one with its traceback."""
@@ -337,6 +352,14 @@ async def _nothing_left_of(result: Any) -> None:
         raise TypeError("the handler returned a generator, which nobody runs; return nothing")
     if hasattr(type(result), "__await__"):  # not what the object itself makes of that name
         await result
+
+
+def _plain_verdict(delivery: Delivery, handler: Registered) -> Settlement:
+    """The verdict on a failure that can't be judged."""
+    failure = Failure("an error that can't be described", attempts=delivery.attempt)
+    if delivery.attempt >= handler.max_attempts:
+        return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
+    return Settlement(delivery, Verdict.RETRY, delay_ms=1000, failure=failure)
 
 
 def _context_of_unread(delivery: Delivery) -> JobContext:
