@@ -6,6 +6,11 @@ seconds, if the key has a 1 in that place, and passes it on to the level below.
 
 from __future__ import annotations
 
+from offload import ConfigError
+
+LONGEST_VHOST = 127
+"""Characters of a vhost's name that AMQP can carry. Its bytes are at most 255."""
+
 LEVELS = 28
 """2^28 seconds are eight and a half years."""
 
@@ -33,6 +38,28 @@ class Names:
     def delay(self, level: int) -> str:
         """The exchange, and the queue, of one level of the ladder."""
         return f"{self._start}.delay.{level}"
+
+
+def check_names(namespace: str, vhost: str) -> None:
+    """Refuse names that no broker would take. Those of our queues are short enough, whatever
+    they are made of.
+
+    Raises:
+        ConfigError: it says which name, and what is allowed.
+    """
+    if namespace == "amq":
+        raise ConfigError(
+            "option 'namespace': 'amq' is not allowed; names that begin with amq. are the broker's"
+        )
+    try:
+        size = len(vhost.encode())
+    except UnicodeEncodeError:
+        raise ConfigError(f"the vhost {vhost!r} is no Unicode text") from None
+    if len(vhost) > LONGEST_VHOST or size > 255:
+        raise ConfigError(
+            f"the vhost {vhost!r} is too long; AMQP allows {LONGEST_VHOST} characters, "
+            "and 255 bytes in UTF-8"
+        )
 
 
 def ladder_key(seconds: int, queue: str) -> str:
