@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from bisect import insort
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 
 from offload import BackendError, BackendUnavailableError, StoredDeadLetter
@@ -25,6 +26,9 @@ BEYOND = 1000
 They lie in the order in which they were published, which is nearly that of their
 times: a page could only be wrong if one came later by more places than that.
 """
+
+DELIVERIES = "x-delivery-count"
+"""The header with which a quorum queue, and no classic one, says how often it has delivered."""
 
 
 class DeadLetterQueues:
@@ -153,7 +157,7 @@ async def _first(
                 insort(best, (place, message), key=_place)
                 del best[limit:]
                 idle = 0
-            elif not message.is_redelivered:
+            elif _is_in_order(message):
                 idle += 1
         if idle >= BEYOND and len(best) == limit and best[-1][0][0] != UNKNOWN:
             break
@@ -161,7 +165,7 @@ async def _first(
 
 
 async def _chosen(
-    reading: Reading, wanted: Set[str] | None, removed: Mapping[str, int]
+    reading: Reading, wanted: AbstractSet[str] | None, removed: Mapping[str, int]
 ) -> AsyncIterator[list[Incoming]]:
     """The letters whose ids are wanted, or all; to the end, or until there is no news of them."""
     idle = 0
@@ -171,9 +175,17 @@ async def _chosen(
             yield chosen
             idle = 0
         else:
-            idle += sum(not message.is_redelivered for message in batch)
+            idle += sum(map(_is_in_order, batch))
         if wanted is not None and idle >= BEYOND and wanted <= removed.keys():
             break
+
+
+def _is_in_order(message: Incoming) -> bool:
+    """Whether this letter lies where it was published, so that only later ones are behind it.
+
+    What a quorum queue has delivered before lies in front of the others, in any order.
+    """
+    return not (message.is_redelivered and DELIVERIES in message.headers)
 
 
 def _place(found: tuple[Place, Incoming]) -> Place:
