@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Self
 
+from offload import BackendError
 from offload_amqp.connection import Broker, Line
 from offload_amqp.counts import ready_in
 from offload_amqp.errors import translated
@@ -16,6 +18,8 @@ WINDOW = 500
 """Messages that the broker may send before more are asked for: it bounds our memory."""
 QUIET_SECONDS = 0.1
 """If nothing has come for that long, ask the broker whether there is anything left."""
+PUT_BACK_SECONDS, POLL_SECONDS = 0.5, 0.01
+"""How long to wait until everything is put back, and how often to look."""
 
 
 class Look:
@@ -29,12 +33,17 @@ class Look:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._line = Line(broker, confirms=False)
+        self._readings: dict[str, Reading] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._line.close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self._put_back()
+        finally:
+            await self._line.close()
 
     async def begin(self, names: Sequence[str]) -> dict[str, Reading]:
         """Prepare to read those of these queues that are there.
@@ -47,11 +56,26 @@ class Look:
         counts = {name: await ready_in(self._line, name) for name in names}
         channel = await self._line.channel()
         tags = (f"look-{number}" for number in itertools.count())
-        return {
+        self._readings = {
             name: Reading(self._broker, channel, name, count, tags)
             for name, count in counts.items()
             if count is not None
         }
+        return self._readings
+
+    async def _put_back(self) -> None:
+        """Return when the queues have again what was not removed: the next look is to find it."""
+        broker = self._broker
+        names = [name for name, reading in self._readings.items() if reading.began]
+        with contextlib.suppress(BackendError):  # then the end of the connection puts it back
+            async with translated(broker.where, broker.timeout):
+                await (await self._line.channel()).close()
+            deadline = asyncio.get_running_loop().time() + PUT_BACK_SECONDS
+            for name in names:
+                while await ready_in(self._line, name) in range(self._readings[name].kept):
+                    if asyncio.get_running_loop().time() > deadline:
+                        return  # somebody else has taken some
+                    await asyncio.sleep(POLL_SECONDS)
 
 
 class Reading:
@@ -63,8 +87,10 @@ class Reading:
         self._broker = broker
         self._channel = channel
         self._name = name
+        self.began = False
+        self.kept = ready
+        """How many messages were there at the beginning, and were not removed."""
         self._left = ready
-        self._is_first = True
         self._tags = tags
         self._credit = 0
         """How many messages the broker may send before we ask for more, or remove some."""
@@ -80,16 +106,15 @@ class Reading:
         Raises:
             BackendError: the broker is unreachable, or the queue is gone.
         """
-        if self._is_first and not self._left:
+        is_first, self.began = not self.began, True
+        arrived: list[Incoming] = []
+        if self._left:
+            arrived = (await self._take())[: self._left]
+        elif is_first:
             # A queue without a leader counts none, too; then this raises.
             async with translated(self._broker.where, self._broker.timeout):
                 message = await self._channel.get(self._name)
-            arrived = [] if message is None else [message]
-        elif self._left:
-            arrived = (await self._take())[: self._left]
-        else:
-            arrived = []
-        self._is_first = False
+            arrived = [message] if message is not None else []
         self._left = self._left - len(arrived) if arrived else 0
         return arrived
 
@@ -101,6 +126,7 @@ class Reading:
         """
         self._channel.acknowledge([message.tag for message in messages])
         self._credit += len(messages)
+        self.kept -= len(messages)
         async with translated(self._broker.where, self._broker.timeout, maybe_stored=True):
             await self._channel.look(self._name)
 
@@ -109,8 +135,8 @@ class Reading:
         self._channel.on_closed = self._channel.on_cancelled = self._event.set
         async with translated(self._broker.where, self._broker.timeout):
             while not self._arrived:
-                await self._ask_for_more()
                 self._event.clear()
+                await self._ask_for_more()
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
                         await self._event.wait()
