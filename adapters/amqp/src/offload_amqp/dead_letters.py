@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from offload import BackendError, BackendUnavailableError, StoredDeadLetter
 from offload_amqp.connection import Broker
 from offload_amqp.letters import died_in, failure_in
-from offload_amqp.looks import Look, Reading
+from offload_amqp.looks import WINDOW, Look, Reading
 from offload_amqp.messages import id_of
 from offload_amqp.names import Names
 from offload_amqp.places import UNKNOWN, Cursor, Place, Places
@@ -149,18 +149,23 @@ async def _first(
     """The first letters of a queue behind a cursor, in their order."""
     places = Places()
     best: list[tuple[Place, Incoming]] = []
-    idle = 0
-    while batch := await reading.next():
+    read = later = 0
+    in_order = False
+    window = WINDOW
+    while batch := await reading.next(window):
         for message in batch:
             place = places.of(message, queue)
-            if cursor.is_before(place) and (len(best) < limit or place < best[-1][0]):
-                insort(best, (place, message), key=_place)
-                del best[limit:]
-                idle = 0
-            elif _is_in_order(message):
-                idle += 1
-        if idle >= BEYOND and len(best) == limit and best[-1][0][0] != UNKNOWN:
-            break
+            in_order = in_order or _is_in_order(message)
+            if cursor.is_before(place):
+                later += 1
+                if len(best) < limit or place < best[-1][0]:
+                    insort(best, (place, message), key=_place)
+                    del best[limit:]
+        read += len(batch)
+        if later >= limit + BEYOND and best[-1][0][0] != UNKNOWN:
+            if in_order:
+                break
+            window = min(WINDOW, max(50, read // 10))  # what was never delivered is to stay so
     return best
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
-from offload import BackendError
 from offload_amqp.connection import Broker, Line
 from offload_amqp.counts import ready_in
 from offload_amqp.errors import translated
@@ -41,7 +39,7 @@ class Look:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                await self._put_back()
+                await self._end()
         finally:
             await self._line.close()
 
@@ -54,36 +52,31 @@ class Look:
         # All are asked for before the first is read: asking for one that isn't there closes the
         # channel, and so puts back what it holds.
         counts = {name: await ready_in(self._line, name) for name in names}
-        channel = await self._line.channel()
-        tags = (f"look-{number}" for number in itertools.count())
-        self._readings = {
-            name: Reading(self._broker, channel, name, count, tags)
-            for name, count in counts.items()
-            if count is not None
-        }
+        for name, count in counts.items():
+            if count is not None:
+                connection = (await self._line.channel()).connection
+                async with translated(self._broker.where, self._broker.timeout):
+                    channel = await connection.open_channel()
+                self._readings[name] = Reading(self._broker, channel, name, count)
         return self._readings
 
-    async def _put_back(self) -> None:
+    async def _end(self) -> None:
         """Return when the queues have again what was not removed: the next look is to find it."""
-        broker = self._broker
-        names = [name for name, reading in self._readings.items() if reading.began]
-        with contextlib.suppress(BackendError):  # then the end of the connection puts it back
-            async with translated(broker.where, broker.timeout):
-                await (await self._line.channel()).close()
-            deadline = asyncio.get_running_loop().time() + PUT_BACK_SECONDS
-            for name in names:
-                while await ready_in(self._line, name) in range(self._readings[name].kept):
-                    if asyncio.get_running_loop().time() > deadline:
-                        return  # somebody else has taken some
-                    await asyncio.sleep(POLL_SECONDS)
+        for reading in self._readings.values():
+            await reading.end()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PUT_BACK_SECONDS
+        for name, reading in self._readings.items():
+            while reading.began and await ready_in(self._line, name) in range(reading.kept):
+                if loop.time() > deadline:
+                    return  # somebody else has taken some
+                await asyncio.sleep(POLL_SECONDS)
 
 
 class Reading:
     """The messages that lie in one queue when the look begins."""
 
-    def __init__(
-        self, broker: Broker, channel: Channel, name: str, ready: int, tags: Iterator[str]
-    ) -> None:
+    def __init__(self, broker: Broker, channel: Channel, name: str, ready: int) -> None:
         self._broker = broker
         self._channel = channel
         self._name = name
@@ -91,17 +84,23 @@ class Reading:
         self.kept = ready
         """How many messages were there at the beginning, and were not removed."""
         self._left = ready
-        self._tags = tags
+        self._removed = False
+        self._consumers = 0
         self._credit = 0
         """How many messages the broker may send before we ask for more, or remove some."""
         self._arrived: list[Incoming] = []
+        self._held: dict[int, None] = {}
+        """The tags of what was delivered and not removed, in their order."""
         self._event = asyncio.Event()
 
-    async def next(self) -> list[Incoming]:
+    async def next(self, window: int = WINDOW) -> list[Incoming]:
         """The next messages, in the order of the queue; none at the end.
 
         Those that join the queue later aren't among them. There are fewer if somebody
         else takes some meanwhile.
+
+        Args:
+            window: How many more to ask for, if all that were have come.
 
         Raises:
             BackendError: the broker is unreachable, or the queue is gone.
@@ -109,12 +108,13 @@ class Reading:
         is_first, self.began = not self.began, True
         arrived: list[Incoming] = []
         if self._left:
-            arrived = (await self._take())[: self._left]
+            arrived = (await self._take(window))[: self._left]
         elif is_first:
             # A queue without a leader counts none, too; then this raises.
             async with translated(self._broker.where, self._broker.timeout):
                 message = await self._channel.get(self._name)
             arrived = [message] if message is not None else []
+            self._held.update((message.tag, None) for message in arrived)
         self._left = self._left - len(arrived) if arrived else 0
         return arrived
 
@@ -124,19 +124,41 @@ class Reading:
         Raises:
             BackendUnavailableError: it is unreachable; they may be gone, or not.
         """
-        self._channel.acknowledge([message.tag for message in messages])
-        self._credit += len(messages)
-        self.kept -= len(messages)
+        tags = {message.tag for message in messages}
+        front = list(itertools.takewhile(tags.__contains__, self._held))
+        rest = sorted(tags.difference(front))
+        self._channel.acknowledge(rest, front[-1] if front else 0)
+        for tag in tags:
+            del self._held[tag]
+        self._credit += len(tags)
+        self.kept -= len(tags)
+        self._removed = True
         async with translated(self._broker.where, self._broker.timeout, maybe_stored=True):
             await self._channel.look(self._name)
 
-    async def _take(self) -> list[Incoming]:
+    async def end(self) -> None:
+        """Put back what was not removed; return when what was is gone for good.
+
+        Raises:
+            BackendUnavailableError: the broker is unreachable; some may be there still.
+        """
+        async with translated(self._broker.where, self._broker.timeout, maybe_stored=self._removed):
+            if self._removed:
+                # RabbitMQ keeps acknowledgements back while 32 are on their way to a quorum queue,
+                # and forgets them when the channel closes. A new consumer waits for those on their
+                # way; then the others go, and another waits for them.
+                for _ in range(2):
+                    await self._consume(1)
+            await self._channel.close()
+
+    async def _take(self, window: int) -> list[Incoming]:
         """What has arrived by now, or else the next to come; empty if the queue is."""
         self._channel.on_closed = self._channel.on_cancelled = self._event.set
         async with translated(self._broker.where, self._broker.timeout):
             while not self._arrived:
                 self._event.clear()
-                await self._ask_for_more()
+                if self._credit <= 0:
+                    await self._consume(window)
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
                         await self._event.wait()
@@ -146,15 +168,15 @@ class Reading:
         arrived, self._arrived = self._arrived, []
         return arrived
 
-    async def _ask_for_more(self) -> None:
-        """Start another consumer when what the last one may get is used up: windows only add."""
-        if self._credit > 0:
-            return
-        self._credit += WINDOW
-        await self._channel.consume(self._name, next(self._tags), WINDOW, self._receive)
+    async def _consume(self, window: int) -> None:
+        """Start a consumer: its window adds to those of the others."""
+        self._credit += window
+        self._consumers += 1
+        await self._channel.consume(self._name, f"look-{self._consumers}", window, self._receive)
 
     def _receive(self, message: Incoming) -> None:
         self._arrived.append(message)
+        self._held[message.tag] = None
         self._credit -= 1
         self._event.set()
 
