@@ -185,3 +185,15 @@ async def test_dead_1_a_list_while_a_worker_buries_more(make, bury, recorder):
     found = ids_of(await letters.list(5000))
     assert found[:1500] == ids
     assert sorted(found[1500:]) == sorted(await more)
+
+
+async def test_dead_3_every_other_one_is_discarded(make, bury, queue_type):
+    """They are gone for good: a broker may forget acknowledgements when a channel closes."""
+    letters = make(queue_type=queue_type).dead_letters
+    for first in range(0, 2000, 400):
+        ids = await bury(400, first=first, queue_type=queue_type)
+        gone = ids[1::2]
+        assert await letters.discard([*gone, *gone[:5], "nobody"]) == gone
+        assert await letters.discard(gone) == []
+        assert ids_of(await letters.list(5000)) == ids[::2]
+        assert await letters.discard_all() == 200
