@@ -60,7 +60,7 @@ def _read(url: str) -> Config:
             f"{address.scheme}:// is not the scheme of a RabbitMQ broker; give amqp://"
         )
     config = config_of(address)
-    check_names(config[NAMESPACE], vhost_of(address))
+    check_names(config)
     return config
 
 

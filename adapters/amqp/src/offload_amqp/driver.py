@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from offload import Entry, QueueCounts, StoredDeadLetter
 from offload.config import CONCURRENCY, NAMESPACE, QUEUES, Config
-from offload_amqp.connection import Broker, Line, vhost_of
+from offload_amqp.connection import Broker, Line
 from offload_amqp.counts import count
 from offload_amqp.dead_letters import DeadLetterQueues
 from offload_amqp.names import Names, check_names
@@ -21,7 +21,7 @@ class AmqpDriver:
     """Jobs in the queues of a RabbitMQ broker."""
 
     def __init__(self, config: Config) -> None:
-        check_names(config[NAMESPACE], vhost_of(config.address))
+        check_names(config)
         self._config = config
         self._queues = config[QUEUES]
         self.longest_run = config[CONSUMER_TIMEOUT]
