@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from offload import BackendError, BackendUnavailableError, StoredDeadLetter
 from offload_amqp.connection import Broker
 from offload_amqp.letters import died_in, failure_in
-from offload_amqp.looks import WINDOW, Look, Reading
+from offload_amqp.looks import Look, Reading
 from offload_amqp.messages import id_of
 from offload_amqp.names import Names
 from offload_amqp.places import UNKNOWN, Cursor, Place, Places
@@ -151,8 +151,8 @@ async def _first(
     best: list[tuple[Place, Incoming]] = []
     read = later = 0
     in_order = False
-    window = WINDOW
-    while batch := await reading.next(window):
+    wanted = limit + BEYOND
+    while batch := await reading.next(wanted):
         for message in batch:
             place = places.of(message, queue)
             in_order = in_order or _is_in_order(message)
@@ -162,10 +162,11 @@ async def _first(
                     insort(best, (place, message), key=_place)
                     del best[limit:]
         read += len(batch)
-        if later >= limit + BEYOND and best[-1][0][0] != UNKNOWN:
-            if in_order:
+        wanted = limit + BEYOND - later
+        if wanted <= 0:
+            if in_order and best[-1][0][0] != UNKNOWN:
                 break
-            window = min(WINDOW, max(50, read // 10))  # what was never delivered is to stay so
+            wanted = max(50, read // 10)  # what was never delivered is to stay so
     return best
 
 

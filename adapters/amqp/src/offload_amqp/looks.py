@@ -13,7 +13,7 @@ from offload_amqp.errors import translated
 from offload_amqp.wire import Channel, Incoming
 
 WINDOW = 500
-"""Messages that the broker may send before more are asked for: it bounds our memory."""
+"""Messages that may be on their way to us: it bounds our memory."""
 QUIET_SECONDS = 0.1
 """If nothing has come for that long, ask the broker whether there is anything left."""
 PUT_BACK_SECONDS, POLL_SECONDS = 0.5, 0.01
@@ -93,14 +93,14 @@ class Reading:
         """The tags of what was delivered and not removed, in their order."""
         self._event = asyncio.Event()
 
-    async def next(self, window: int = WINDOW) -> list[Incoming]:
+    async def next(self, wanted: int = WINDOW) -> list[Incoming]:
         """The next messages, in the order of the queue; none at the end.
 
         Those that join the queue later aren't among them. There are fewer if somebody
         else takes some meanwhile.
 
         Args:
-            window: How many more to ask for, if all that were have come.
+            wanted: How many are wanted for sure: few more are taken out of the queue.
 
         Raises:
             BackendError: the broker is unreachable, or the queue is gone.
@@ -108,7 +108,7 @@ class Reading:
         is_first, self.began = not self.began, True
         arrived: list[Incoming] = []
         if self._left:
-            arrived = (await self._take(window))[: self._left]
+            arrived = (await self._take(wanted))[: self._left]
         elif is_first:
             # A queue without a leader counts none, too; then this raises.
             async with translated(self._broker.where, self._broker.timeout):
@@ -151,14 +151,14 @@ class Reading:
                     await self._consume(1)
             await self._channel.close()
 
-    async def _take(self, window: int) -> list[Incoming]:
+    async def _take(self, wanted: int) -> list[Incoming]:
         """What has arrived by now, or else the next to come; empty if the queue is."""
         self._channel.on_closed = self._channel.on_cancelled = self._event.set
         async with translated(self._broker.where, self._broker.timeout):
+            await self._top_up(wanted)  # so that more is on its way while this is read
             while not self._arrived:
                 self._event.clear()
-                if self._credit <= 0:
-                    await self._consume(window)
+                await self._top_up(wanted)
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
                         await self._event.wait()
@@ -167,6 +167,11 @@ class Reading:
                         break
         arrived, self._arrived = self._arrived, []
         return arrived
+
+    async def _top_up(self, wanted: int) -> None:
+        window = min(wanted, self._left, WINDOW)
+        if self._credit <= window // 2:
+            await self._consume(window - self._credit)
 
     async def _consume(self, window: int) -> None:
         """Start a consumer: its window adds to those of the others."""
