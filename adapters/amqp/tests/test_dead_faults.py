@@ -9,6 +9,7 @@ import pytest
 from support import DEADLINE
 
 from offload import BackendUnavailableError
+from offload_amqp import looks
 
 
 def ids_of(letters):
@@ -142,3 +143,19 @@ async def test_dead_2_the_body_is_kept_to_the_byte(make, stranger, bury):
     assert [message.header.properties.message_id for message in taken] == [
         f"odd {number}" for number in range(4)
     ]
+
+
+async def test_dead_1_a_queue_that_counts_none(make, bury, monkeypatch):
+    """As one does whose leader has just changed, or into which the first letter comes just now."""
+    (job_id,) = await bury(1)
+
+    async def count_none(line, name):
+        await line.channel()
+        return 0
+
+    monkeypatch.setattr(looks, "ready_in", count_none)
+    letters = make(timeout="1s").dead_letters
+    assert ids_of(await letters.list()) == [job_id]
+    assert (await letters.show(job_id)).id == job_id
+    assert await letters.discard_all() == 1
+    assert await letters.discard_all() == 0

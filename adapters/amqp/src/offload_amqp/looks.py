@@ -115,7 +115,7 @@ class Reading:
                 message = await self._channel.get(self._name)
             arrived = [message] if message is not None else []
             self._held.update((message.tag, None) for message in arrived)
-        self._left = self._left - len(arrived) if arrived else 0
+        self._left = max(0, self._left - len(arrived)) if arrived else 0
         return arrived
 
     async def remove(self, messages: Sequence[Incoming]) -> None:
