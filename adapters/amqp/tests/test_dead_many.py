@@ -9,7 +9,7 @@ import time
 
 import aiormq
 import pytest
-from support import Log
+from support import DEADLINE, Log
 
 from offload import Job, UsageError
 
@@ -197,3 +197,47 @@ async def test_dead_3_every_other_one_is_discarded(make, bury, queue_type):
         assert await letters.discard(gone) == []
         assert ids_of(await letters.list(5000)) == ids[::2]
         assert await letters.discard_all() == 200
+
+
+async def test_dead_2_two_who_requeue_all_at_once(make, bury, stranger):
+    """Each letter goes to one of them; none becomes two jobs."""
+    await bury(3000)
+    one, other = make().dead_letters, make().dead_letters
+    taken = await asyncio.gather(one.requeue_all(), other.requeue_all())
+    taken.append(await one.requeue_all())
+    assert sum(taken) == 3000
+    await stranger.until("dead.default", ready=0, consumers=0)
+    await stranger.until("q.default", ready=3000)
+
+
+async def test_dead_1_two_who_look_at_once_see_parts_and_change_nothing(make, bury):
+    ids = await bury(3000)
+    one, other = make().dead_letters, make().dead_letters
+    parts = await asyncio.gather(one.list(5000), other.list(5000))
+    seen = [job_id for part in parts for job_id in ids_of(part)]
+    assert len(seen) == len(set(seen)) <= 3000
+    async with asyncio.timeout(DEADLINE):
+        while ids_of(await one.list(5000)) != ids:
+            pass
+    assert ids_of(await other.list(10)) == ids[:10]
+
+
+async def test_dead_1_letters_that_do_not_tell_when_they_died(make, bury, stranger):
+    """They come last, wherever they lie; what joins while they are listed is listed, too."""
+    ids, foreign = [], []
+    for number in range(6):
+        ids += await bury(500, first=1000 * number)
+        foreign.append(f"foreign {number}")
+        await stranger.publish("dead.default", b"?", message_id=foreign[-1])
+    letters = make().dead_letters
+    page = await letters.list(5)
+    assert ids_of(page) == ids[:5]
+    page = await letters.list(3001, page[-1].cursor)
+    assert ids_of(page) == [*ids[5:], *foreign[:6]]
+    page = await letters.list(2, page[-8].cursor)
+    assert ids_of(page) == [ids[-1], foreign[0]]
+    assert await letters.discard(ids_of(page)) == ids_of(page)
+    later = await bury(2, first=9000)
+    page = await letters.list(100, page[-1].cursor)
+    assert ids_of(page) == [*later, *foreign[1:]]
+    assert list(await letters.list(5, page[-1].cursor)) == []
