@@ -43,6 +43,15 @@ class Pages:
     discard_dead = requeue_dead
 
 
+class Busy(Pages):
+    """A store into which other jobs die as fast as these are taken out."""
+
+    async def requeue_dead(self, ids):
+        there = await super().requeue_dead(ids)
+        self.bury(f"another {self.last}")
+        return there
+
+
 class Sweeping(Pages):
     """A store that has one."""
 
@@ -73,6 +82,13 @@ async def test_it_comes_to_an_end_though_every_job_dies_again(count):
 
     assert await StoredDeadLetters(store, ready).requeue_all() == count
     assert len(store.letters) == count
+
+
+async def test_it_comes_to_an_end_though_others_die():
+    store = Busy(PAGE + 5, dies_again=False)
+
+    assert PAGE + 5 <= await StoredDeadLetters(store, ready).requeue_all() <= PAGE + 10
+    assert store.letters
 
 
 async def test_one_pass_where_the_driver_has_it():

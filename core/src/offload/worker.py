@@ -114,7 +114,7 @@ class DeadLetters(Protocol):
         ...
 
     async def requeue_all(self) -> int:
-        """Let all that are there now run again; returns how many. None that dies meanwhile does."""
+        """Let all that are there now run again; returns how many. What dies again is left."""
         ...
 
     async def discard_all(self) -> int:

@@ -51,12 +51,14 @@ class StoredDeadLetters:
     async def _by_page(self, remove: Callable[[Sequence[str]], Awaitable[Sequence[str]]]) -> int:
         """Take out page after page.
 
-        What dies again meanwhile comes up a second time, and is left: else a job that always
-        fails would keep this going for ever.
+        What dies again meanwhile comes up a second time, and is left; and the first page that
+        isn't full is the last. Else jobs that always fail would keep this going for ever.
         """
         seen: set[str] = set()
-        count, after = 0, None
-        while page := await self._store.list_dead(PAGE, after):
+        count, after, is_full = 0, None, True
+        while is_full:
+            page = await self._store.list_dead(PAGE, after)
+            is_full = len(page) == PAGE
             ids = list(dict.fromkeys(letter.id for letter in page if letter.id not in seen))
             if not ids:
                 break
