@@ -236,7 +236,7 @@ async def test_dead_1_letters_that_do_not_tell_when_they_died(make, bury, strang
     assert ids_of(page) == [*ids[5:], *foreign[:6]]
     page = await letters.list(2, page[-8].cursor)
     assert ids_of(page) == [ids[-1], foreign[0]]
-    assert await letters.discard(ids_of(page)) == ids_of(page)
+    assert sorted(await letters.discard(ids_of(page))) == ids_of(page)
     later = await bury(2, first=9000)
     page = await letters.list(100, page[-1].cursor)
     assert ids_of(page) == [*later, *foreign[1:]]
