@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from offload import envelope
-from offload.driver import DeadLetterStore, StoredDeadLetter
+from offload.driver import DeadLetterStore, DeadLetterSweep, StoredDeadLetter
 from offload.worker import DeadLetter
+
+PAGE = 100
+"""Dead letters that are taken out together, where all are."""
 
 
 class StoredDeadLetters:
@@ -32,6 +35,37 @@ class StoredDeadLetters:
     async def discard(self, ids: Sequence[str]) -> Sequence[str]:
         await self._ready()
         return await self._store.discard_dead(ids)
+
+    async def requeue_all(self) -> int:
+        await self._ready()
+        if isinstance(self._store, DeadLetterSweep):
+            return await self._store.requeue_all_dead()
+        return await self._by_page(self._store.requeue_dead)
+
+    async def discard_all(self) -> int:
+        await self._ready()
+        if isinstance(self._store, DeadLetterSweep):
+            return await self._store.discard_all_dead()
+        return await self._by_page(self._store.discard_dead)
+
+    async def _by_page(self, remove: Callable[[Sequence[str]], Awaitable[Sequence[str]]]) -> int:
+        """Take out page after page.
+
+        What dies again meanwhile comes up a second time, and is left; and the first page that
+        isn't full is the last. Else jobs that always fail would keep this going for ever.
+        """
+        seen: set[str] = set()
+        count, after, is_full = 0, None, True
+        while is_full:
+            page = await self._store.list_dead(PAGE, after)
+            is_full = len(page) == PAGE
+            ids = list(dict.fromkeys(letter.id for letter in page if letter.id not in seen))
+            if not ids:
+                break
+            count += len(await remove(ids))
+            seen.update(ids)
+            after = page[-1].cursor or page[-1].id
+        return count
 
 
 def _decoded(stored: StoredDeadLetter) -> DeadLetter:
