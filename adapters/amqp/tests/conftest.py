@@ -23,7 +23,16 @@ from support import DEADLINE
 from wire import Wire
 
 import offload
+from offload import Delivery, Failure
+from offload.config import parse_address
 from offload_amqp.conformance import DEFAULT_PROGRAM, PrivateBroker
+from offload_amqp.connection import Broker, Line
+from offload_amqp.messages import Message
+from offload_amqp.names import Names
+from offload_amqp.options import config_of
+from offload_amqp.publisher import Publisher
+from offload_amqp.routing import Router
+from offload_amqp.topology import Topology
 
 CONTROL = str(Path(DEFAULT_PROGRAM).with_name("rabbitmqctl"))
 
@@ -314,6 +323,45 @@ def drained(stranger):
         await stranger.until(f"dead.{queue}", ready=dead, consumers=0)
 
     return drained
+
+
+# -- dead letters ----------------------------------------------------------------
+
+
+class Undertaker:
+    """Buries by the thousand, as a worker would, but without the jobs."""
+
+    def __init__(self, url: str, space: str) -> None:
+        self._url = url
+        self._names = Names(space)
+        self._router = Router(self._names)
+
+    async def bury(
+        self, count: int, queue: str = "default", *, first: int = 0, queue_type: str = "quorum"
+    ) -> list[str]:
+        """Bury that many; return their ids, which are numbers from `first` on, in their order."""
+        line = Line(Broker(config_of(parse_address(self._url))), confirms=True)
+        publisher = Publisher(line, Topology(self._names, queue_type))
+        ids = [f"{number:032x}" for number in range(first, first + count)]
+        try:
+            for start in range(0, count, 500):
+                part = ids[start : start + 500]
+                await publisher.publish([self._letter(job_id, queue) for job_id in part])
+        finally:
+            await publisher.close()
+        return ids
+
+    def _letter(self, job_id: str, queue: str) -> Message:
+        body = b'{"v":1,"id":"%b","handler":"note","enqueued_at":1764020000123,"args":{}}'
+        delivery = Delivery(job_id, queue, body % job_id.encode(), 4, 0, None)
+        traceback = "Traceback (most recent call last):\n" + 20 * '  File "app.py", line 7, in f\n'
+        return self._router.dead(delivery, Failure("ValueError: no", traceback, 4))
+
+
+@pytest.fixture
+def bury(broker, space):
+    """Buries letters at the broker."""
+    return Undertaker(broker.url, space).bury
 
 
 # -- the wire --------------------------------------------------------------------

@@ -40,7 +40,7 @@ async def test_dead_1_pages(buried):
     after = None
     while page := await letters.list(3, after):
         pages.append(ids_of(page))
-        after = page[-1].id
+        after = page[-1].cursor
     assert pages == [ids[:3], ids[3:6], ids[6:]]
 
 

@@ -229,3 +229,19 @@ class DeadLetterStore(Protocol):
     async def discard_dead(self, ids: Sequence[str]) -> Sequence[str]:
         """Forget these for ever, and return the ids that were."""
         ...
+
+
+@runtime_checkable
+class DeadLetterSweep(Protocol):
+    """A store that takes out all of its dead letters in one pass, where pages would be slow."""
+
+    async def requeue_all_dead(self) -> int:
+        """`requeue_dead` of all that are there now, and none that dies meanwhile. Return how many.
+
+        When it fails in the middle, the error says how many were requeued before.
+        """
+        ...
+
+    async def discard_all_dead(self) -> int:
+        """`discard_dead` of all that are there now; otherwise as `requeue_all_dead`."""
+        ...

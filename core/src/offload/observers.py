@@ -112,7 +112,9 @@ class Observers:
         """Call a hook; what it raises is logged."""
         if hook in self.wanted:
             try:
-                getattr(self._manager.hook, hook)(**what)
+                results = getattr(self._manager.hook, hook)(**what)
+                if results:
+                    _check_results(results)
             except BaseException:  # also what would end the event loop: see FAIL-6
                 with contextlib.suppress(BaseException):
                     log.exception("an observer raised in %s", hook)
@@ -120,6 +122,19 @@ class Observers:
 
 def _check_hooks(caller: pluggy.HookCaller, observer: object) -> None:
     for hook in caller.get_hookimpls():
-        is_async = inspect.iscoroutinefunction(hook.function)
-        if hook.plugin is observer and (is_async or inspect.isasyncgenfunction(hook.function)):
+        if hook.plugin is not observer:
+            continue
+        function = hook.function
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise TypeError(f"{caller.name} is `async`, and would never run; hooks are plain `def`")
+        is_wrapper = hook.hookwrapper or getattr(hook, "wrapper", False)
+        if inspect.isgeneratorfunction(function) and not is_wrapper:
+            raise TypeError(f"{caller.name} has a `yield` in it, so a call of it runs nothing")
+
+
+def _check_results(results: Any) -> None:
+    """Tell of a hook that can't be seen to be `async`, and returned what nobody runs."""
+    for result in results if isinstance(results, list) else ():
+        if inspect.iscoroutine(result) or inspect.isgenerator(result):
+            result.close()
+            raise TypeError("it returned a coroutine or a generator, which nobody runs")

@@ -36,7 +36,10 @@ def exponential(
             wait = min(longest, shortest * factor ** (attempt - 1))
         except OverflowError:
             wait = longest
-        return wait * (1.0 + random.random() * jitter)
+        try:
+            return wait * (1.0 + random.random() * jitter)
+        except OverflowError:
+            return timedelta.max
 
     return backoff
 

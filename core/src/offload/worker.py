@@ -113,6 +113,14 @@ class DeadLetters(Protocol):
         """Forget these for ever; returns the ids that were dead (DEAD-3)."""
         ...
 
+    async def requeue_all(self) -> int:
+        """Let all that are there now run again; returns how many. What dies again is left."""
+        ...
+
+    async def discard_all(self) -> int:
+        """Forget all that are there now for ever; returns how many."""
+        ...
+
 
 class Worker(abc.ABC):
     """Performs jobs now or later, and runs their handlers.

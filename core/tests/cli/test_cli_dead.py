@@ -7,9 +7,6 @@ from datetime import UTC, datetime
 
 import pytest
 
-from offload.cli.dead_letters import _remove_all
-from offload.worker import DeadLetter
-
 PAGE = 100
 
 
@@ -171,23 +168,3 @@ def test_ids_or_all_but_one_of_them(run, sqlite_url, doomed, counts, verb, ids):
     assert told.exit_code == 2
     assert "give ids, or --all" in told.stderr
     assert counts() == {"default": {"dead": 1}}
-
-
-async def test_all_comes_to_an_end_though_every_job_dies_again():
-    """As with a worker beside it, whose handler always fails."""
-    letters = [
-        DeadLetter(str(number), "default", "doomed", {}, 1, "", "", 0) for number in range(PAGE + 5)
-    ]
-
-    class Stubborn:
-        async def list(self, limit, after=None):
-            return letters[:limit]
-
-        async def requeue(self, ids):
-            again = [letter for letter in letters if letter.id in ids]
-            letters[:] = [letter for letter in letters if letter.id not in ids] + again
-            return ids
-
-    removed = await _remove_all(Stubborn(), lambda dead, page: dead.requeue(page))
-
-    assert sorted(removed) == sorted(letter.id for letter in letters)

@@ -12,7 +12,7 @@ import click
 from offload import ConfigError
 from offload.config import NAMESPACE, QUEUES, Config, parse_address
 from offload_amqp.connection import DEFAULT_PORTS, Broker, Line, vhost_of
-from offload_amqp.names import LEVELS, Names
+from offload_amqp.names import LEVELS, Names, check_names
 from offload_amqp.options import QUEUE_TYPE, config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Binding, Exchange, Part, Queue, Topology
@@ -59,7 +59,9 @@ def _read(url: str) -> Config:
         raise ConfigError(
             f"{address.scheme}:// is not the scheme of a RabbitMQ broker; give amqp://"
         )
-    return config_of(address)
+    config = config_of(address)
+    check_names(config)
+    return config
 
 
 def _parts(needed: Topology, queues: Sequence[str]) -> list[Part]:

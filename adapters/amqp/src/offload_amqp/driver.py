@@ -9,7 +9,7 @@ from offload.config import CONCURRENCY, NAMESPACE, QUEUES, Config
 from offload_amqp.connection import Broker, Line
 from offload_amqp.counts import count
 from offload_amqp.dead_letters import DeadLetterQueues
-from offload_amqp.names import Names
+from offload_amqp.names import Names, check_names
 from offload_amqp.options import CONSUMER_TIMEOUT, DECLARE, QUEUE_TYPE
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
@@ -21,6 +21,7 @@ class AmqpDriver:
     """Jobs in the queues of a RabbitMQ broker."""
 
     def __init__(self, config: Config) -> None:
+        check_names(config)
         self._config = config
         self._queues = config[QUEUES]
         self.longest_run = config[CONSUMER_TIMEOUT]
@@ -75,7 +76,13 @@ class AmqpDriver:
         return await self._dead.show(job_id)
 
     async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:
-        return await self._dead.requeue(ids)
+        return list(await self._dead.requeue(ids))
 
     async def discard_dead(self, ids: Sequence[str]) -> Sequence[str]:
-        return await self._dead.discard(ids)
+        return list(await self._dead.discard(ids))
+
+    async def requeue_all_dead(self) -> int:
+        return (await self._dead.requeue(None)).total()
+
+    async def discard_all_dead(self) -> int:
+        return (await self._dead.discard(None)).total()

@@ -6,6 +6,13 @@ seconds, if the key has a 1 in that place, and passes it on to the level below.
 
 from __future__ import annotations
 
+from offload import ConfigError
+from offload.config import NAMESPACE, Config
+from offload_amqp.connection import vhost_of
+
+LONGEST_NAME = 127
+"""Characters that AMQP allows for an exchange, and for a vhost. Their bytes are at most 255."""
+
 LEVELS = 28
 """2^28 seconds are eight and a half years."""
 
@@ -33,6 +40,43 @@ class Names:
     def delay(self, level: int) -> str:
         """The exchange, and the queue, of one level of the ladder."""
         return f"{self._start}.delay.{level}"
+
+
+def check_names(config: Config) -> None:
+    """Refuse names that AMQP can't carry, or that the broker keeps for itself.
+
+    Those of queues are short enough, whatever namespace and queue are called.
+
+    Raises:
+        ConfigError: it names what is wrong, and what is allowed; no password is shown.
+    """
+    if config[NAMESPACE] == "amq":
+        raise ConfigError(
+            "option 'namespace': 'amq' is not allowed; names that begin with amq. are the broker's"
+        )
+    address = config.address
+    most = LONGEST_NAME - len(Names("").delay(LEVELS - 1))
+    if len(config[NAMESPACE]) > most:
+        raise ConfigError(
+            f"option 'namespace': {config[NAMESPACE]!r} is not allowed; give at most {most} "
+            "characters, since AMQP limits the names of exchanges"
+        )
+    vhost = vhost_of(address)
+    if len(vhost) > LONGEST_NAME or _size(vhost, "the vhost") > 255:
+        raise ConfigError(
+            f"the vhost {vhost!r} is too long; AMQP allows {LONGEST_NAME} characters, "
+            "and 255 bytes in UTF-8"
+        )
+    for what, text in (("user", address.username), ("password", address.password)):
+        if text and _size(text, f"the {what}") and "\0" in text:
+            raise ConfigError(f"the {what} has a NUL in it, which AMQP can't carry")
+
+
+def _size(text: str, what: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ConfigError(f"{what} has characters that UTF-8 can't carry") from None
 
 
 def ladder_key(seconds: int, queue: str) -> str:

@@ -18,6 +18,9 @@ PAGE = 100
 Removal = Callable[[DeadLetters, Sequence[str]], Awaitable[Sequence[str]]]
 """Takes dead letters out, one way or the other, and returns the ids of those that were there."""
 
+Sweep = Callable[[DeadLetters], Awaitable[int]]
+"""Takes all of them out, and returns how many they were."""
+
 
 @click.group()
 def dead() -> None:
@@ -93,7 +96,10 @@ def show(url: str, job_id: str) -> None:
 def requeue(url: str, ids: Sequence[str], every: bool) -> None:
     """Let dead letters run again, as attempt 1."""
     _check_choice(ids, every)
-    _remove(url, ids, "requeued", lambda letters, page: letters.requeue(page))
+    if every:
+        _remove_all(url, "requeued", lambda letters: letters.requeue_all())
+    else:
+        _remove(url, ids, "requeued", lambda letters, ids: letters.requeue(ids))
 
 
 @dead.command()
@@ -107,7 +113,10 @@ def discard(url: str, ids: Sequence[str], every: bool, yes: bool) -> None:
     if not yes:
         what = "every dead letter of this backend" if every else f"{len(ids)} dead letter(s)"
         click.confirm(f"Forget {what} for ever?", abort=True)
-    _remove(url, ids, "discarded", lambda letters, page: letters.discard(page))
+    if every:
+        _remove_all(url, "discarded", lambda letters: letters.discard_all())
+    else:
+        _remove(url, ids, "discarded", lambda letters, ids: letters.discard(ids))
 
 
 def _check_choice(ids: Sequence[str], every: bool) -> None:
@@ -116,29 +125,17 @@ def _check_choice(ids: Sequence[str], every: bool) -> None:
 
 
 def _remove(url: str, ids: Sequence[str], verb: str, removal: Removal) -> None:
-    """Take out the dead letters with these ids, or all if there are none, and tell."""
-
-    async def remove(worker: Worker) -> Sequence[str]:
-        if not ids:
-            return await _remove_all(worker.dead_letters, removal)
-        return await removal(worker.dead_letters, ids)
-
-    removed = on_existing_backend(url, remove)
+    """Take out the dead letters with these ids, and tell."""
+    removed = on_existing_backend(url, lambda worker: removal(worker.dead_letters, ids))
     click.echo(f"{len(removed):,} {verb}")
     if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]:
         raise click.ClickException("no dead letter has the id " + ", ".join(missing))
 
 
-async def _remove_all(letters: DeadLetters, removal: Removal) -> Sequence[str]:
-    """Page by page. What dies again meanwhile is seen a second time, and left: else a job
-    that always fails would keep this going for ever.
-    """
-    seen: set[str] = set()
-    removed: list[str] = []
-    while page := [letter.id for letter in await letters.list(PAGE) if letter.id not in seen]:
-        removed += await removal(letters, page)
-        seen.update(page)
-    return removed
+def _remove_all(url: str, verb: str, sweep: Sweep) -> None:
+    """Take out all of them, and tell."""
+    count = on_existing_backend(url, lambda worker: sweep(worker.dead_letters))
+    click.echo(f"{count:,} {verb}")
 
 
 def _as_json(letter: DeadLetter) -> dict[str, Any]:

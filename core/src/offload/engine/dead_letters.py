@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from offload import envelope
-from offload.driver import DeadLetterStore, StoredDeadLetter
+from offload.driver import DeadLetterStore, DeadLetterSweep, StoredDeadLetter
 from offload.worker import DeadLetter
 
 Look = Callable[[Callable[[DeadLetterStore], Awaitable[Any]]], Awaitable[Any]]
 """Carries out an action with an open driver."""
+PAGE = 100
+"""Dead letters that are taken out together, where all are."""
 
 
 class StoredDeadLetters:
@@ -34,6 +36,48 @@ class StoredDeadLetters:
     async def discard(self, ids: Sequence[str]) -> Sequence[str]:
         discarded: Sequence[str] = await self._look(lambda store: store.discard_dead(ids))
         return discarded
+
+    async def requeue_all(self) -> int:
+        count: int = await self._look(_requeue_all)
+        return count
+
+    async def discard_all(self) -> int:
+        count: int = await self._look(_discard_all)
+        return count
+
+
+async def _requeue_all(store: DeadLetterStore) -> int:
+    if isinstance(store, DeadLetterSweep):
+        return await store.requeue_all_dead()
+    return await _by_page(store, store.requeue_dead)
+
+
+async def _discard_all(store: DeadLetterStore) -> int:
+    if isinstance(store, DeadLetterSweep):
+        return await store.discard_all_dead()
+    return await _by_page(store, store.discard_dead)
+
+
+async def _by_page(
+    store: DeadLetterStore, remove: Callable[[Sequence[str]], Awaitable[Sequence[str]]]
+) -> int:
+    """Take out page after page.
+
+    What dies again meanwhile comes up a second time, and is left; and the first page that
+    isn't full is the last. Else jobs that always fail would keep this going for ever.
+    """
+    seen: set[str] = set()
+    count, after, is_full = 0, None, True
+    while is_full:
+        page = await store.list_dead(PAGE, after)
+        is_full = len(page) == PAGE
+        ids = list(dict.fromkeys(letter.id for letter in page if letter.id not in seen))
+        if not ids:
+            break
+        count += len(await remove(ids))
+        seen.update(ids)
+        after = page[-1].cursor or page[-1].id
+    return count
 
 
 def _decoded(stored: StoredDeadLetter) -> DeadLetter:

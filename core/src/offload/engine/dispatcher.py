@@ -18,7 +18,8 @@ from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
 from offload.engine.settler import Batch, Settler
-from offload.engine.supervisor import end_if_cancelled, is_cancelled, supervised
+from offload.engine.supervisor import Supervised, end_if_cancelled, is_cancelled
+from offload.errors import BackendError
 from offload.job import JobContext
 from offload.observers import Observers
 
@@ -28,6 +29,8 @@ STALE_SECONDS = 0.2
 """Prefetched jobs that see no slot fall free in this time go back for others to take."""
 IDLE_SECONDS = 5.0
 """How long an idle worker waits for a driver's hint before it looks for itself."""
+RETRY_PAUSE = 3
+"""How many failures a failed wait for a hint counts as, for the pause after it."""
 CANCEL_SECONDS = 0.3
 """How long cancelled handlers get to end, and a fetch that was under way at a stop."""
 CLOSE_SECONDS = 0.1
@@ -66,8 +69,8 @@ class Dispatcher:
             if isinstance(subscription, Leases)
             else None
         )
-        self._settle_task = supervised(self._settler.run, "settle")
-        self._fetch_task = supervised(self._fetch, "fetch")
+        self._settle_loop = Supervised(self._settler.run, "settle", self._runner.end_unbegun)
+        self._fetch_loop = Supervised(self._fetch, "fetch", self._runner.end_unbegun)
 
     # -- fetching ------------------------------------------------------------
 
@@ -104,7 +107,14 @@ class Dispatcher:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
                     wait = min(wait, fetched.next_due_ms / 1000)
-                await self._interruptibly(self.subscription.wait(wait))
+                await self._wait_for_jobs(wait)
+
+    async def _wait_for_jobs(self, seconds: float) -> None:
+        try:
+            await self._interruptibly(self.subscription.wait(seconds))
+        except BackendError:
+            # Only a hint; if the backend is unavailable, the next fetch finds that out.
+            await self._interruptibly(pause(RETRY_PAUSE))
 
     async def _interruptibly(self, waiting: Awaitable[object]) -> None:
         """Await something that a stop may cancel."""
@@ -148,9 +158,11 @@ class Dispatcher:
             return  # a run that ended within its launch: the loop below sees its slot
         self._is_filling = True
         runner = self._runner
-        while self._buffer and runner.busy_slots < self._concurrency and not runner.stopping:
-            runner.launch(self._buffer.popleft())
-        self._is_filling = False
+        try:
+            while self._buffer and runner.busy_slots < self._concurrency and not runner.stopping:
+                runner.launch(self._buffer.popleft())
+        finally:
+            self._is_filling = False
 
     # -- settling ------------------------------------------------------------
 
@@ -197,7 +209,7 @@ class Dispatcher:
                     "job %s (%s): its lease was lost; this run is cancelled",
                     *(shown(run.context.id), run.context.handler),
                 )
-                run.interrupt(Interruption.LEASE_LOST)
+                self._runner.interrupt(run, Interruption.LEASE_LOST)
         if any(delivery in lost for delivery in self._buffer):
             self._buffer = deque(d for d in self._buffer if d not in lost)
 
@@ -228,13 +240,13 @@ class Dispatcher:
         self._runner.stopping = True
         self._give_back_buffer()  # no handler begins any more
         if self._interruptible:
-            self._fetch_task.cancel()
-        await asyncio.wait([self._fetch_task], timeout=CANCEL_SECONDS)
-        self._fetch_task.cancel()
+            self._fetch_loop.cancel()
+        await asyncio.wait([self._fetch_loop.task], timeout=CANCEL_SECONDS)
+        self._fetch_loop.cancel()
         self._give_back_buffer()
         await self._wait_until(lambda: self._runner.busy_slots == 0, grace_ends)
         for run in list(self._runner.runs):
-            run.interrupt(Interruption.STOPPING)
+            self._runner.interrupt(run, Interruption.STOPPING)
         await self._wait_until(lambda: not self._runner.runs, self._loop.time() + CANCEL_SECONDS)
         for run in list(self._runner.runs):
             # It swallowed its cancellation. Its job goes back; what it does now counts no more.
@@ -263,8 +275,8 @@ class Dispatcher:
     async def _close(self, deadline: float) -> None:
         if self._stale_timer is not None:
             self._stale_timer.cancel()
-        self._settle_task.cancel()
-        await asyncio.wait([self._settle_task])
+        self._settle_loop.cancel()
+        await asyncio.wait([self._settle_loop.task])
         self._settler.close()
         if self._lease_keeper is not None:
             await self._lease_keeper.stop(max(deadline, self._loop.time() + CLOSE_SECONDS))

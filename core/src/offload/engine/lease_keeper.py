@@ -12,6 +12,8 @@ from offload.engine.logs import engine_log, write
 from offload.engine.outage import Outage
 
 WHAT = "leases can't be extended"
+SHORTEST_GAP, LONGEST_GAP = 0.01, 3600.0
+"""Seconds between extensions, whatever the driver says of its lease."""
 
 
 class LeaseKeeper:
@@ -55,12 +57,14 @@ class LeaseKeeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        self._extend_until_stopped()
-        with contextlib.suppress(RuntimeError):  # the loop was closed without a stop
-            self._loop.call_soon_threadsafe(self._ended.set)
+        try:
+            self._extend_until_stopped()
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop was closed without a stop
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     def _extend_until_stopped(self) -> None:
-        while not self._stopping.wait(self._leases.lease.total_seconds() / 3):
+        while not self._stopping.wait(self._gap()):
             try:
                 lost = self._leases.extend(self._held())
                 if lost:
@@ -68,3 +72,11 @@ class LeaseKeeper:
                 self._outage.works(WHAT)
             except BaseException as error:  # the next turn comes before the lease ends
                 self._outage.fails(WHAT, error)
+
+    def _gap(self) -> float:
+        """Seconds between extensions: a third of the lease, within reason."""
+        try:
+            return min(max(self._leases.lease.total_seconds() / 3, SHORTEST_GAP), LONGEST_GAP)
+        except BaseException as error:  # no thread may end because of what a driver says
+            self._outage.fails(WHAT, error)
+            return 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
-from offload.engine.logs import engine_log, write
+from offload.engine.logs import engine_log, shown_error, write
 from offload.errors import BackendError
 
 FIRST_REMINDER_SECONDS = 10.0
@@ -38,9 +38,10 @@ class Outage:
         if not isinstance(error, BackendError):
             write(engine_log.error, "the driver failed: %s", what, error=error)
         elif begins:
-            write(engine_log.warning, "%s: %s", what, error)
+            write(engine_log.warning, "%s: %s", what, shown_error(error))
         else:
-            write(engine_log.warning, "%s for %.0f s now: %s", what, now - self._since, error)
+            lasted = now - self._since
+            write(engine_log.warning, "%s for %.0f s now: %s", what, lasted, shown_error(error))
 
     def works(self, what: str) -> None:
         """A part of the worker succeeded. Cheap as long as nothing fails."""

@@ -98,7 +98,7 @@ def _check_function(name: str, function: Handler) -> None:
     form = "a handler is a `def` or `async def` that is called with the args of the job"
     if not callable(function):
         raise TypeError(f"handler {name!r}: {function!r} is not callable; {form}")
-    if isinstance(function, type):
+    if any(isinstance(f, type) for f in (function, _code(function)[0])):
         raise TypeError(
             f"handler {name!r}: {function!r} is a class, and calling it would only make an "
             f"instance; {form}"
@@ -129,8 +129,8 @@ def _is_async(function: Handler) -> bool:
 
 def _code(function: object) -> tuple[object, object]:
     """What is run by a call: the function, or what the `__call__` of an object is."""
-    while isinstance(function, functools.partial):
-        function = function.func
+    while isinstance(function, functools.partial | staticmethod):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
     return function, getattr(type(function), "__call__", None)  # noqa: B004  (not whether it is)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -13,12 +14,12 @@ from typing import Any
 from offload import envelope
 from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.duration import format_duration
-from offload.engine.logs import job_log, shown, write, write_traceback
+from offload.engine.logs import engine_log, job_log, shown, write, write_traceback
 from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
 from offload.engine.threads import HandlerThreads, Outcome
-from offload.engine.verdicts import judge, let_frames_go, storable, timed_out
+from offload.engine.verdicts import describe, judge, let_frames_go, storable, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
 from offload.job import JobContext, running_job
 from offload.observers import Observers
@@ -82,7 +83,11 @@ class Runner:
             if run is not None:
                 self._begin(run)
         except BaseException as error:
-            self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            try:
+                self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            except BaseException:
+                line = "a delivery can be neither run nor settled: the driver made nonsense of it"
+                write(engine_log.critical, line, error=error)
 
     def _open(self, delivery: Delivery) -> Run | None:
         """Decode a delivery; one that can't be run is settled here."""
@@ -91,8 +96,11 @@ class Runner:
         except envelope.NewerVersionError as error:  # another worker may read it
             self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
             return None
-        except Exception as error:
+        except envelope.UndecodableError as error:
             self._bury(delivery, _context_of_unread(delivery), f"{error}")
+            return None
+        except Exception as error:  # a body that isn't even bytes
+            self._bury(delivery, _context_of_unread(delivery), describe(error, 0).error)
             return None
         context = JobContext(
             delivery.id,
@@ -130,8 +138,9 @@ class Runner:
                 self._free_slot()
 
     def release(self, delivery: Delivery) -> None:
-        """Give back what was never launched."""
-        self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
+        """Give back what was never launched. Never raises."""
+        with contextlib.suppress(AttributeError):  # no delivery at all: nothing to give back
+            self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
 
     def close(self) -> None:
         """End the threads, each when its handler lets it."""
@@ -184,12 +193,36 @@ class Runner:
                 self._free_slot()
             else:
                 self._tell_stubborn(run, "can't be stopped")
-                call.add_done_callback(lambda _: self._free_slot())
+                call.add_done_callback(self._end_late)
                 self._on_change()
             if error is not None:
                 let_frames_go(error)
                 del error
             del call
+
+    def _end_late(self, call: asyncio.Future[Outcome]) -> None:
+        """A thread's handler has ended whose job had its verdict before."""
+        error = call.result().error
+        if error is not None:
+            let_frames_go(error)
+        self._free_slot()
+
+    def interrupt(self, run: Run, why: Interruption) -> None:
+        """Cancel a run, which may not have begun: then no code of its own frees its slot."""
+        run.interrupt(why)
+        if run.task is not None:
+            run.task.add_done_callback(lambda _: self._end_unbegun(run))
+
+    def end_unbegun(self) -> None:
+        """End the runs whose tasks somebody else cancelled before they began."""
+        for run in list(self.runs):
+            if run.task is not None and run.task.done():
+                self._end_unbegun(run)
+
+    def _end_unbegun(self, run: Run) -> None:
+        if run in self.runs:
+            self._end(run, asyncio.CancelledError("it was cancelled before it began"))
+            self._free_slot()
 
     def _set_timer(self, run: Run, seconds: float) -> None:
         run.timer = self._loop.call_later(seconds, self._time_out, run)
@@ -197,7 +230,7 @@ class Runner:
     def _time_out(self, run: Run) -> None:
         """Cancel a run; if its handler doesn't hear of that, its job has failed all the same."""
         if run in self.runs and run.interruption is None:
-            run.interrupt(Interruption.TIMED_OUT)
+            self.interrupt(run, Interruption.TIMED_OUT)
             run.timer = self._loop.call_later(STUBBORN_SECONDS, self._give_up, run)
 
     def _give_up(self, run: Run) -> None:
@@ -221,6 +254,12 @@ class Runner:
             return  # it had been given up before
         self._leave(run)
         self.ended_jobs += 1
+        try:
+            self._give_verdict(run, error)
+        except BaseException as fault:
+            self._fail(run.delivery, run.handler, run.context, fault)
+
+    def _give_verdict(self, run: Run, error: BaseException | None) -> None:
         interruption = run.interruption
         if interruption is Interruption.TIMED_OUT:
             error = timed_out(run.handler, error)
@@ -261,17 +300,23 @@ class Runner:
     ) -> None:
         if self._loop.is_closed():
             return  # a handler that died with its loop: there is nobody left to settle it
-        settlement = judge(delivery, handler, error, self._longest_delay)
+        try:
+            settlement = judge(delivery, handler, error, self._longest_delay)
+        except BaseException as fault:
+            write(engine_log.critical, "the engine can't judge an error", error=fault)
+            settlement = _plain_verdict(delivery, handler)
         self._settler.add(settlement, context)
-        self._log_failure(settlement, context, handler.max_attempts)
-        self._observers.tell("job_failed", job=context, error=error)
+        with contextlib.suppress(BaseException):  # there is a verdict, and there is to be one only
+            self._log_failure(settlement, context, handler.max_attempts)
+            self._observers.tell("job_failed", job=context, error=error)
 
     def _bury(self, delivery: Delivery, context: JobContext, reason: str) -> None:
         """A job that never ran, or ran too often, is dead as it is."""
         failure = Failure(storable(reason), attempts=delivery.attempt - 1)
         settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
         self._settler.add(settlement, context)
-        self._log_failure(settlement, context, 0)
+        with contextlib.suppress(BaseException):  # as in _fail
+            self._log_failure(settlement, context, 0)
 
     def _log_failure(self, settlement: Settlement, context: JobContext, max_attempts: int) -> None:
         """One line for each attempt that failed; the last one with its traceback."""
@@ -305,8 +350,16 @@ async def _nothing_left_of(result: Any) -> None:
     """A handler returns nothing, or what is to be awaited; what can't run here is a mistake."""
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the handler returned a generator, which nobody runs; return nothing")
-    if hasattr(result, "__await__"):
+    if hasattr(type(result), "__await__"):  # not what the object itself makes of that name
         await result
+
+
+def _plain_verdict(delivery: Delivery, handler: Registered) -> Settlement:
+    """The verdict on a failure that can't be judged."""
+    failure = Failure("an error that can't be described", attempts=delivery.attempt)
+    if delivery.attempt >= handler.max_attempts:
+        return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
+    return Settlement(delivery, Verdict.RETRY, delay_ms=1000, failure=failure)
 
 
 def _context_of_unread(delivery: Delivery) -> JobContext:

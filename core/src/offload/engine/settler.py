@@ -22,6 +22,8 @@ Batch: TypeAlias = list[Item]
 
 TRIES = 3
 """How often a batch fails as unavailable before it makes room for others."""
+AWAY_IN_A_ROW = 16
+"""So many calls fail as unavailable while a verdict is searched for: then it's the backend."""
 ASIDE_SECONDS = 1.0
 """How long it is set aside then; what the backend refuses, twice as long each time, up to"""
 LONGEST_ASIDE_SECONDS = 60.0
@@ -54,6 +56,7 @@ class Settler:
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._away_in_a_row = 0
         self._refusals = 0
         """How often in a row something had to be set aside that is refused."""
 
@@ -99,13 +102,16 @@ class Settler:
             if error is None:
                 return
             if not isinstance(error, BackendUnavailableError):
+                self._away_in_a_row = 0
                 await self._isolate(self._in_flight)
+                self._set_aside(self._aside, self._in_flight)
                 return
             self._outage.fails(WHAT, error)
             await pause(failures)
         # Perhaps it isn't the backend, but one of these: then another one passes alone.
         items = list(self._in_flight)
         random.shuffle(items)
+        self._away_in_a_row = 0
         if await self._try_alone(items[0]) is None and len(items) > 1:
             await self._isolate(items[1:])
         self._set_aside(self._aside, self._in_flight)
@@ -118,9 +124,12 @@ class Settler:
         except BaseException as error:
             if is_cancelled():
                 raise
-            return (
-                error.with_traceback(None) if isinstance(error, BackendUnavailableError) else error
-            )
+            if not isinstance(error, BackendUnavailableError):
+                self._away_in_a_row = 0
+                return error
+            self._away_in_a_row += 1
+            return error.with_traceback(None)
+        self._away_in_a_row = 0
         self._outage.works(WHAT)
         self._forget(items)
         if not self.unsettled and not self._refused:
@@ -129,13 +138,18 @@ class Settler:
         return None
 
     async def _isolate(self, items: Batch) -> None:
-        """Settle what can be: the backend answers, and chokes on some of these."""
+        """Settle what can be: the backend answers, and chokes on some of these.
+
+        If it ceases to answer, the rest stays in flight.
+        """
         items = list(items)
         if len(items) == 1:
             await self._settle_alone(items[0])
             return
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
+            if self._away_in_a_row >= AWAY_IN_A_ROW:
+                return
             if await self._try(half) is not None:
                 await self._isolate(half)
 

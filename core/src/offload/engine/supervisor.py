@@ -8,16 +8,53 @@ from collections.abc import Awaitable, Callable
 from offload.engine.logs import engine_log, write
 from offload.engine.pause import pause
 
+RESTART_SECONDS = 0.5
+"""After this time a loop begins again that the application cancelled."""
 
-def supervised(work: Callable[[], Awaitable[None]], what: str) -> asyncio.Task[None]:
-    """A task that does this work until the work ends by itself, or the task is cancelled.
+
+class Supervised:
+    """Does some work in a task until the work ends by itself, or `cancel` is called.
 
     Whatever the work raises is logged, and the work begun again after a pause:
     a worker whose loops have died in silence would hold its jobs for ever.
     """
-    # Not by the application's task factory, which may want what no other task needs.
-    loop = asyncio.get_running_loop()
-    return asyncio.Task(_supervise(work, what), loop=loop, name=f"offload-{what}")
+
+    def __init__(
+        self, work: Callable[[], Awaitable[None]], what: str, restarting: Callable[[], None]
+    ) -> None:
+        """`restarting` is called before the work begins again after a cancellation."""
+        self._work = work
+        self._what = what
+        self._restarting = restarting
+        self._loop = asyncio.get_running_loop()
+        self._is_cancelled = False
+        self._restart: asyncio.TimerHandle | None = None
+        self._begin()
+
+    def cancel(self) -> None:
+        """End the task for good."""
+        self._is_cancelled = True
+        if self._restart is not None:
+            self._restart.cancel()
+        self.task.cancel()
+
+    def _begin(self) -> None:
+        # Not by the application's task factory, which may want what no other task needs.
+        name = f"offload-{self._what}"
+        self.task = asyncio.Task(_supervise(self._work, self._what), loop=self._loop, name=name)
+        self.task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and not self._is_cancelled:
+            # By an application that cancels every task it finds. `asyncio.run` does so, too, in
+            # the end: it waits for this task, and then closes the loop before the timer fires.
+            self._restart = self._loop.call_later(RESTART_SECONDS, self._begin_again)
+
+    def _begin_again(self) -> None:
+        line = "the worker's %s loop was cancelled by the application; it begins again"
+        write(engine_log.critical, line, self._what)
+        self._begin()
+        self._restarting()
 
 
 async def _supervise(work: Callable[[], Awaitable[None]], what: str) -> None:

@@ -87,12 +87,23 @@ def describe(error: BaseException, attempts: int) -> Failure:
 
 
 def _summary(error: BaseException) -> str:
+    """The class and the text of an error; its notes and causes are in the traceback."""
+    name = _name(type(error))
+    try:
+        # Cut by str's own method: the text may be long, and of a class that has others.
+        text = str.__getitem__(str(error), slice(MAX_ERROR_CHARS)).strip()
+    except BaseException:
+        return f"{name} (its text can't be read: that raises)"
+    return f"{name}: {text}" if text else name
+
+
+def _name(kind: type[BaseException]) -> str:
+    """The name of a class as in a traceback; a metaclass may make even that raise."""
     with contextlib.suppress(BaseException):
-        return traceback.format_exception_only(error)[-1].strip()
-    name = type(error).__qualname__
-    with contextlib.suppress(BaseException):
-        return f"{name}: {error}"
-    return f"{name} (its text can't be read: that raises)"
+        module, name = kind.__module__, kind.__qualname__
+        if type(name) is str and type(module) is str:
+            return name if module in ("builtins", "__main__") else f"{module}.{name}"
+    return "an error without a name"
 
 
 def _traceback(error: BaseException) -> str:
@@ -121,7 +132,8 @@ def let_frames_go(error: BaseException) -> None:
         with contextlib.suppress(BaseException):
             each.__traceback__ = None
             left += filter(None, (each.__cause__, each.__context__))
-            left += getattr(each, "exceptions", ())
+            if isinstance(each, BaseExceptionGroup):  # others may call anything `exceptions`
+                left += each.exceptions
 
 
 def storable(text: str) -> str:

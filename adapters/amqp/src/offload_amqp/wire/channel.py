@@ -121,6 +121,12 @@ class Channel:
         answer = await self.call(commands.Basic.Get(queue=queue))
         return answer if isinstance(answer, Incoming) else None
 
+    async def close(self) -> None:
+        """Close it: what was handed out and not settled goes back."""
+        await self.call(commands.Channel.Close(0, "", 0, 0))
+        self.connection.forget(self._number)
+        self.end(LostError("the channel is closed"))
+
     def end(self, error: Exception) -> None:
         """Nothing works on this channel any more; whatever waits for it gets the error."""
         if self.error is not None:
