@@ -29,7 +29,7 @@ job_log = logging.getLogger("offload.job")
 
 PROMOTE_AT_ONCE = 1000
 """Scheduled jobs that become ready in one transaction, so that none is long."""
-SHORT_ERROR = 2000
+SHORT_ERROR = 200
 """How many characters of an error are kept where all of it can't be stored."""
 _ACKNOWLEDGE = Verdict.ACKNOWLEDGE  # looked up once, not for each job
 
