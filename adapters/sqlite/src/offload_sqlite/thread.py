@@ -55,6 +55,10 @@ class StoreThread:
         """
         if self._ended or self.is_inherited:
             raise BackendUnavailableError("the database is not open in this process")
+        # Not kept in a variable: an error's frames would hold the future that holds the error.
+        return await self._begin(function, args)
+
+    def _begin(self, function: Callable[..., T], args: tuple[Any, ...]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
@@ -63,7 +67,7 @@ class StoreThread:
                 loop.call_soon_threadsafe(_answer, answer, result, error)
 
         self._calls.put((function, args, deliver))
-        return await answer
+        return answer
 
     def submit(self, function: Callable[[*Ts], object], *args: *Ts) -> None:
         """Run a function after what is under way, without waiting for it."""
@@ -91,6 +95,8 @@ def _carry_out_one(function: Callable[..., Any], args: tuple[Any, ...], deliver:
         deliver(None, error)
     else:
         deliver(result, None)
+    finally:
+        del function, args, deliver  # what an error's frames hold lives as long as the error
 
 
 def _answer(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
