@@ -147,6 +147,16 @@ async def test_a_performer_of_another_user_rings(tmp_path, connect):
     assert done.stdout == "alive\n", done.stderr
 
 
+def test_a_pipe_that_is_full_of_rings_is_no_reason_to_wait(tmp_path):
+    belfry = Bells(tmp_path / "jobs.db")
+    bell = belfry.make()
+    with contextlib.suppress(BlockingIOError):
+        while os.write(bell._file, b"!" * 4096):
+            pass
+    assert belfry.ring(bell.path.name) is belfry.ask(bell.path.name) is Life.ALIVE
+    bell.close()
+
+
 NAME = "jobs.db-worker-0123456789abcdef"
 
 

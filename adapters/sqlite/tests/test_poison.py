@@ -63,13 +63,12 @@ async def look_and_clear_up(worker: offload.Worker, path: Path) -> None:
         shown = await worker.dead_letters.show(letter.id)
         assert shown is None or shown.id == letter.id
     ids = [letter.id for letter in letters]
-    assert (
-        await worker.dead_letters.requeue([*ids[::2], "\ud800", "row-99999999999999999999"])
-        is not None
-    )
-    await worker.dead_letters.discard([*ids[1::2], "row-x"])
+    back, gone = ids[::2], ids[1::2]
+    requeued = await worker.dead_letters.requeue([*back, "\ud800", f"row-{1 << 64}"])
+    assert set(requeued) <= set(back)
+    await worker.dead_letters.discard([*gone, "row-x"])
     left = {letter.id for letter in await worker.dead_letters.list(10_000)}
-    assert not left & set(ids[1::2])
+    assert not left & set(gone) - set(back)  # what was put back may have died once more
 
 
 @settings(max_examples=60)

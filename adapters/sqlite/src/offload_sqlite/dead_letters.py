@@ -14,7 +14,7 @@ from offload_sqlite.sessions import Sessions
 
 log = logging.getLogger("offload")
 
-_FIRST = -(1 << 63)
+_FIRST, _MOST = -(1 << 63), (1 << 63) - 1
 _COLUMNS = "seq, id, queue, body, died_ms, error, traceback, attempts"
 _NUMBERED = re.compile(r"row-(-?[0-9]{1,19})")
 """Stands for the id of a row whose own can't be given as text."""
@@ -30,6 +30,7 @@ class DeadLetterTable:
     def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
         """Up to `limit`, the oldest first, behind the place `after`."""
         which = "seq > ?" if after is not None else "seq >= ?"
+        limit = max(0, min(limit, _MOST))  # to SQLite, a negative one is none
         return self._select(f"WHERE {which} ORDER BY seq LIMIT ?", (_place(after), limit))
 
     def show(self, job_id: str) -> StoredDeadLetter | None:
@@ -72,7 +73,7 @@ class DeadLetterTable:
         rows = execute(f"SELECT seq FROM {dead} WHERE id = ?", (job_id,)).fetchall()
         if not rows and (numbered := _NUMBERED.fullmatch(job_id)):
             number = int(numbered[1])
-            if _FIRST <= number < -_FIRST:
+            if _FIRST <= number <= _MOST:
                 with any_text(self._database.connection):
                     found = execute(f"SELECT seq, id FROM {dead} WHERE seq = ?", (number,))
                     rows = [(seq,) for seq, own in found.fetchall() if not is_good("id", own)]
@@ -149,6 +150,6 @@ def _place(cursor: str | None) -> int:
     """The number of a row; without a cursor, the lowest there is."""
     if cursor is None:
         return _FIRST
-    if re.fullmatch("-?[0-9]{1,19}", cursor) and _FIRST <= int(cursor) < -_FIRST:
+    if re.fullmatch("-?[0-9]{1,19}", cursor) and _FIRST <= int(cursor) <= _MOST:
         return int(cursor)
     raise UsageError(f"after: {cursor!r} is not the cursor of a dead letter")
