@@ -240,8 +240,8 @@ sys.path.insert(0, sys.argv[1])
 import sqlite_poison as poison
 from hypothesis import given, settings, strategies as st, HealthCheck
 from pathlib import Path
-@settings(max_examples=40, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(poison.rows(), min_size=1, max_size=5))
+@settings(max_examples=50, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(poison.rows(), min_size=4, max_size=8))
 def inject(rows):
     global taken
     taken += poison.insert(Path(sys.argv[2]), rows)

@@ -52,11 +52,14 @@ class DatabaseFile:
                     os.fchmod(descriptor, self._mode)  # the umask may have taken from it
                 finally:
                     os.close(descriptor)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise BackendError(f"{path} is not a regular file")
-            if self._mode is not None:
-                self._set_mode(path, self._mode)
+        try:
+            status = path.stat()
+        except OSError:
+            return  # it is yet to be made, or SQLite says better what is wrong
+        if not stat.S_ISREG(status.st_mode):
+            raise BackendError(f"{path} is not a regular file")
+        if self._mode is not None:
+            self._set_mode(path, self._mode)
 
     def _set_mode(self, path: Path, mode: int) -> None:
         for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
