@@ -240,7 +240,10 @@ sys.path.insert(0, sys.argv[1])
 import sqlite_poison as poison
 from hypothesis import given, settings, strategies as st, HealthCheck
 from pathlib import Path
-@settings(max_examples=50, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=50, derandomize=True, database=None, deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(st.lists(poison.rows(), min_size=4, max_size=8))
 def inject(rows):
     global taken
