@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 
 from offload import Entry, QueueCounts, StoredDeadLetter
@@ -24,6 +25,13 @@ from offload_sqlite.thread import StoreThread
 _inherited: list[Store] = []
 
 
+def _forget(database: Database, thread: StoreThread) -> None:
+    """Close what a driver had open that nobody closed: an event loop may just vanish."""
+    if not thread.is_inherited:
+        thread.submit(database.close)
+    thread.end(wait=False)
+
+
 class SqliteDriver:
     """Jobs in one SQLite file."""
 
@@ -44,8 +52,11 @@ class SqliteDriver:
             thread.end(wait=False)
             raise
         self._store, self._thread = Store(database), thread
+        self._when_forgotten = weakref.finalize(self, _forget, database, thread)
+        self._when_forgotten.atexit = False
 
     async def close(self) -> Sequence[str]:
+        self._when_forgotten.detach()
         if self._thread.is_inherited:
             _inherited.append(self._store)
             return ()
