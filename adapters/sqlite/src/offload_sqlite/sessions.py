@@ -60,17 +60,19 @@ class Sessions:
 
         On a connection of the caller's, from any thread. The time is read with
         the right to write: waiting for that takes nothing from the lease.
+        After a stall in which nobody could extend a lease, the others get time
+        to extend theirs before this worker takes one of them for dead.
         """
         update = f"UPDATE {self._database.worker} SET expires_ms = ? WHERE session = ?"
         own = nullcontext() if connection.in_transaction else transaction(connection, _WRITE)
         with own:
+            left = self._left(session, connection)
+            if left is not None and left < lease / 3:
+                self._patient_until = time.monotonic() + lease.total_seconds() / 2
             return connection.execute(update, (_end_of(lease), session)).rowcount == 1
 
     def hold(self, session: int) -> None:
         """Make sure, inside a transaction, that what is leased now is under a lease that lasts.
-
-        After a stall in which nobody could extend a lease, the others get time
-        to extend theirs before this worker takes one of them for dead.
 
         Raises:
             SessionLostError: it was taken for dead.
@@ -79,13 +81,13 @@ class Sessions:
         if left is None:
             raise SessionLostError(f"session {session} was taken for dead")
         if left < self._lease / 3:
-            self._patient_until = time.monotonic() + self._lease.total_seconds() / 2
             self.extend(self._database.connection, session, self._lease)
 
-    def _left(self, session: int) -> timedelta | None:
+    def _left(self, session: int, connection: sqlite3.Connection | None = None) -> timedelta | None:
         """How much of a lease is left; None when there is no such session any more."""
         query = f"SELECT expires_ms FROM {self._database.worker} WHERE session = ?"
-        found = self._database.connection.execute(query, (session,)).fetchone()
+        connection = connection or self._database.connection
+        found = connection.execute(query, (session,)).fetchone()
         if found is None:
             return None
         expires = found[0] if isinstance(found[0], int) else 0
