@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -61,7 +62,7 @@ class SimpleDriver:
         place = read_place(after)
         letters = self._memory.dead.values()
         behind = itertools.dropwhile(lambda letter: read_place(letter.cursor) <= place, letters)
-        return list(itertools.islice(behind, limit))
+        return list(itertools.islice(behind, max(0, min(limit, sys.maxsize))))
 
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
         return self._memory.dead.get(job_id)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from pathlib import Path
 
 from offload import BackendUnavailableError
 from offload_sqlite import schema
 from offload_sqlite.errors import translate
+from offload_sqlite.file import DatabaseFile, Identity
+
+log = logging.getLogger("offload")
 
 
 def now_ms() -> int:
@@ -24,20 +26,22 @@ class Database:
     """One namespace of one database file. Blocking, and for one thread."""
 
     def __init__(
-        self, path: Path, namespace: str, synchronous: str, busy_timeout: timedelta
+        self, file: DatabaseFile, prefix: str, synchronous: str, busy_timeout: timedelta
     ) -> None:
-        self.path = path
-        # SQLite takes two names that differ in case only for the same.
-        self._prefix = re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", namespace)
+        self.file = file
+        self.path = file.named
+        self._prefix = prefix
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._opened: sqlite3.Connection | None = None
+        self._identity: Identity | None = None
         self.job, self.scheduled, self.dead, self.worker = (
-            f'"{self._prefix}_{table}"' for table in ("job", "scheduled", "dead", "worker")
+            f'"{prefix}_{table}"' for table in ("job", "scheduled", "dead", "worker")
         )
 
     def connect(self) -> sqlite3.Connection:
         """A connection of the caller's own, which leaves transactions to the caller."""
+        self.file.prepare()
         return sqlite3.connect(
             self.path,
             timeout=self._busy_timeout.total_seconds(),
@@ -54,18 +58,21 @@ class Database:
 
     def open(self) -> None:
         """Open the file, and make it and its tables if need be."""
-        with self.errors():
+        with self._translated():
+            self.path = self.file.path
             self._opened = self.connect()
             self._enter_wal()
             self.connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             with self.transaction():
                 schema.create(self.connection, self._prefix)
+            self._identity = self.file.identity()
 
     def close(self) -> None:
         """Close the file, if it is open."""
-        if self._opened is not None:
-            with self.errors():
-                self._opened.close()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            with self._translated():
+                opened.close()
 
     def _enter_wal(self) -> None:
         """Turn on the write-ahead log, which stays on in the file.
@@ -85,34 +92,77 @@ class Database:
             else:
                 return
 
+    # -- the file under its name -----------------------------------------------
+
+    def is_moved(self) -> bool:
+        """Whether another file, or none, has the name since this one was opened."""
+        return self.file.identity() != self._identity
+
+    def _follow(self) -> None:
+        """Go on with the file that has the name now: what is stored in another is lost."""
+        if self._opened is not None:
+            log.warning("%s was removed or replaced while it was open; opening it again", self.path)
+            with suppress(sqlite3.Error):
+                self._opened.close()
+        self._opened = None
+        self.open()
+
+    # -- transactions ----------------------------------------------------------
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing, with the right to write from its beginning."""
-        with self._between("BEGIN IMMEDIATE"):
+        with transaction(self.connection, "BEGIN IMMEDIATE"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Read everything as it is at one moment."""
-        with self._between("BEGIN"):
+        with transaction(self.connection, "BEGIN"):
             yield
 
     @contextmanager
-    def _between(self, begin: str) -> Iterator[None]:
+    def savepoint(self) -> Iterator[None]:
+        """All of it or nothing, inside a transaction that goes on."""
         connection = self.connection
-        connection.execute(begin)
+        connection.execute("SAVEPOINT one")
         try:
             yield
-            connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                connection.execute("ROLLBACK TO one")
             raise
+        finally:
+            if connection.in_transaction:
+                connection.execute("RELEASE one")
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise SQLite's errors as those of the contract."""
+        """Use the file that has the name now, and raise whatever fails as one of ours."""
+        with self._translated():
+            if self.is_moved() and self._identity is not None:
+                self._follow()
+            yield
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
+        except Exception as error:
+            ours = translate(error, self.path)
+            if ours is error:
+                raise
+            raise ours from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """All of it or nothing."""
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

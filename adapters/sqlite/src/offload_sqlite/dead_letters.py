@@ -1,12 +1,23 @@
-"""The jobs that failed for good."""
+"""The jobs that failed for good, and what was put aside because it is no job."""
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 
 from offload import Failure, StoredDeadLetter, UsageError
 from offload_sqlite.database import Database, now_ms
+from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.rows import any_text, as_body, faults, is_good, shown
 from offload_sqlite.sessions import Sessions
+
+log = logging.getLogger("offload")
+
+_FIRST, _MOST = -(1 << 63), (1 << 63) - 1
+_COLUMNS = "seq, id, queue, body, died_ms, error, traceback, attempts"
+_NUMBERED = re.compile(r"row-(-?[0-9]{1,19})")
+"""Stands for the id of a row whose own can't be given as text."""
 
 
 class DeadLetterTable:
@@ -18,59 +29,127 @@ class DeadLetterTable:
 
     def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
         """Up to `limit`, the oldest first, behind the place `after`."""
-        return self._select("WHERE seq > ? ORDER BY seq LIMIT ?", (_place(after), limit))
+        which = "seq > ?" if after is not None else "seq >= ?"
+        limit = max(0, min(limit, _MOST))  # to SQLite, a negative one is none
+        return self._select(f"WHERE {which} ORDER BY seq LIMIT ?", (_place(after), limit))
 
     def show(self, job_id: str) -> StoredDeadLetter | None:
         """The one with this id."""
-        found = self._select("WHERE id = ?", (job_id,))
-        return found[0] if found else None
+        with self._database.errors():
+            found = self._rows_of(job_id)
+        letters = self._select("WHERE seq = ?", (found[0],)) if found else []
+        return letters[0] if letters else None
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[StoredDeadLetter]:
-        database = self._database
-        with database.errors():
-            rows = database.connection.execute(
-                "SELECT seq, id, queue, body, died_ms, error, traceback, attempts "
-                f"FROM {database.dead} {where}",
-                values,
-            ).fetchall()
-        return [
-            StoredDeadLetter(job_id, queue, body, died, Failure(*failure), str(seq))
-            for seq, job_id, queue, body, died, *failure in rows
-        ]
+        connection, dead = self._database.connection, self._database.dead
+        with self._database.errors(), any_text(connection):
+            try:
+                rows = connection.execute(f"SELECT {_COLUMNS} FROM {dead} {where}", values)
+                return [_read(row) for row in rows.fetchall()]
+            except Exception as error:
+                if not concerns_one_row(error):
+                    raise
+            # One is too large for the memory, for example; the others can be read.
+            seqs = connection.execute(f"SELECT seq FROM {dead} {where}", values).fetchall()
+            return [self._read_surely(seq) for (seq,) in seqs]
+
+    def _read_surely(self, seq: int) -> StoredDeadLetter:
+        query = f"SELECT {_COLUMNS} FROM {self._database.dead} WHERE seq = ?"
+        try:
+            return _read(self._database.connection.execute(query, (seq,)).fetchone())
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+            failure = Failure(f"this row can't be read: {error!r}")
+            return StoredDeadLetter(f"row-{seq}", "", b"", 0, failure, str(seq))
+
+    def _rows_of(self, job_id: str) -> list[int]:
+        """The numbers of the rows that are shown with this id."""
+        try:
+            job_id.encode()
+        except UnicodeEncodeError:
+            return []
+        dead, execute = self._database.dead, self._database.connection.execute
+        rows = execute(f"SELECT seq FROM {dead} WHERE id = ?", (job_id,)).fetchall()
+        if not rows and (numbered := _NUMBERED.fullmatch(job_id)):
+            number = int(numbered[1])
+            if _FIRST <= number <= _MOST:
+                with any_text(self._database.connection):
+                    found = execute(f"SELECT seq, id FROM {dead} WHERE seq = ?", (number,))
+                    rows = [(seq,) for seq, own in found.fetchall() if not is_good("id", own)]
+        return [seq for (seq,) in rows]
 
     def requeue(self, ids: Sequence[str]) -> list[str]:
         """Move them back to the ends of their queues, all in one transaction."""
         database = self._database
-        move = (
-            f"INSERT INTO {database.job} (queue, id, due_ms, body) "
-            f"SELECT queue, id, ?, body FROM {database.dead} WHERE id = ?"
-        )
         with database.errors():
             with database.transaction():
-                moved = [
-                    job_id
-                    for job_id in dict.fromkeys(ids)
-                    if database.connection.execute(move, (now_ms(), job_id)).rowcount == 1
-                    and self._delete(job_id)
-                ]
+                moved = [job_id for job_id in dict.fromkeys(ids) if self._requeue_one(job_id)]
             self._sessions.ring()
         return moved
+
+    def _requeue_one(self, job_id: str) -> bool:
+        database = self._database
+        move = (
+            f"INSERT INTO {database.job} (queue, id, due_ms, body) "
+            f"SELECT queue, id, ?, body FROM {database.dead} WHERE seq = ?"
+        )
+        seqs = self._rows_of(job_id)
+        try:
+            with database.savepoint():
+                for seq in seqs:
+                    database.connection.execute(move, (now_ms(), seq))
+                    self._delete(seq)
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+            log.warning("dead letter %s can't be requeued: %r", job_id, error)
+            return False
+        return bool(seqs)
 
     def discard(self, ids: Sequence[str]) -> list[str]:
         """Delete them."""
         with self._database.errors(), self._database.transaction():
-            return [job_id for job_id in ids if self._delete(job_id)]
+            return [job_id for job_id in dict.fromkeys(ids) if self._discard_one(job_id)]
 
-    def _delete(self, job_id: str) -> bool:
+    def _discard_one(self, job_id: str) -> bool:
+        seqs = self._rows_of(job_id)
+        for seq in seqs:
+            self._delete(seq)
+        return bool(seqs)
+
+    def _delete(self, seq: int) -> None:
         database = self._database
-        delete = f"DELETE FROM {database.dead} WHERE id = ?"
-        return database.connection.execute(delete, (job_id,)).rowcount == 1
+        database.connection.execute(f"DELETE FROM {database.dead} WHERE seq = ?", (seq,))
+
+
+def _read(row: tuple[object, ...]) -> StoredDeadLetter:
+    """A row as it is; what can't be so in a dead letter is told in its error."""
+    seq, job_id, queue, body, died, error, traceback, attempts = row
+    told = shown(error)
+    wrong = faults(
+        {"id": job_id, "queue": queue, "died_ms": died, "attempts": attempts, "error": error}
+    )
+    if wrong:
+        told = f"written by another program: {wrong}\n{told}"
+    return StoredDeadLetter(
+        job_id if isinstance(job_id, str) and is_good("id", job_id) else f"row-{seq}",
+        shown(queue),
+        as_body(body),
+        died if isinstance(died, int) and is_good("died_ms", died) else 0,
+        Failure(
+            told,
+            shown(traceback),
+            attempts if isinstance(attempts, int) and is_good("attempts", attempts) else 0,
+        ),
+        str(seq),
+    )
 
 
 def _place(cursor: str | None) -> int:
-    """The number of a row; 0 stands before the first."""
+    """The number of a row; without a cursor, the lowest there is."""
     if cursor is None:
-        return 0
-    if cursor.isascii() and cursor.isdigit() and len(cursor) < 19:
+        return _FIRST
+    if re.fullmatch("-?[0-9]{1,19}", cursor) and _FIRST <= int(cursor) <= _MOST:
         return int(cursor)
     raise UsageError(f"after: {cursor!r} is not the cursor of a dead letter")

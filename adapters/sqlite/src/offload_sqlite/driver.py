@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 
 from offload import Entry, QueueCounts, StoredDeadLetter
-from offload.config import NAMESPACE, Config
+from offload.config import Config
 from offload_sqlite.database import Database
-from offload_sqlite.options import BUSY_TIMEOUT, LEASE, SYNCHRONOUS, database_path
+from offload_sqlite.file import DatabaseFile
+from offload_sqlite.options import (
+    BUSY_TIMEOUT,
+    LEASE,
+    MODE,
+    SYNCHRONOUS,
+    database_path,
+    table_prefix,
+)
 from offload_sqlite.store import Store
 from offload_sqlite.subscription import SqliteSubscription
 from offload_sqlite.thread import StoreThread
+
+# A child must not close its parent's connections, not even by forgetting them.
+_inherited: list[Store] = []
+
+
+def _forget(database: Database, thread: StoreThread) -> None:
+    """Close what a driver had open that nobody closed: an event loop may just vanish."""
+    if not thread.is_inherited:
+        thread.submit(database.close)
+    thread.end(wait=False)
 
 
 class SqliteDriver:
@@ -18,14 +37,13 @@ class SqliteDriver:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._path = database_path(config.address)
+        self._file = DatabaseFile(database_path(config.address), config[MODE])
+        self._prefix = table_prefix(config)
 
     async def open(self) -> None:
         # All anew each time: a call of a former life may still be under way in its thread.
         config = self._config
-        database = Database(
-            self._path, config[NAMESPACE], config[SYNCHRONOUS], config[BUSY_TIMEOUT]
-        )
+        database = Database(self._file, self._prefix, config[SYNCHRONOUS], config[BUSY_TIMEOUT])
         thread = StoreThread()
         try:
             await thread.call(database.open)
@@ -34,8 +52,14 @@ class SqliteDriver:
             thread.end(wait=False)
             raise
         self._store, self._thread = Store(database), thread
+        self._when_forgotten = weakref.finalize(self, _forget, database, thread)
+        self._when_forgotten.atexit = False
 
     async def close(self) -> Sequence[str]:
+        self._when_forgotten.detach()
+        if self._thread.is_inherited:
+            _inherited.append(self._store)
+            return ()
         try:
             await self._thread.call(self._store.database.close)
         except BaseException:

@@ -1,11 +1,14 @@
-"""What SQLite reports, in the terms of the contract."""
+"""What SQLite reports, in the terms of the contract. Nothing else leaves the adapter."""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from pathlib import Path
 
-from offload import BackendError, BackendUnavailableError
+from offload import BackendError, BackendUnavailableError, OffloadError
+
+log = logging.getLogger("offload")
 
 # By the primary code of SQLite's result codes: what an operator can do about it.
 _UNAVAILABLE = {
@@ -23,11 +26,35 @@ _BROKEN = {
 }
 
 
-def translate(error: sqlite3.Error, path: Path) -> BackendError:
-    """The error to raise for one of SQLite's."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+class SessionLostError(BackendError):
+    """A worker was taken for dead: what its session had leased is others' by now."""
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 for what the Python module raises by itself."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
+def concerns_one_row(error: Exception) -> bool:
+    """Whether other rows may still be read or written: the file as a whole is usable."""
+    if isinstance(error, OffloadError):
+        return False
+    return _code(error) not in _UNAVAILABLE and _code(error) not in _BROKEN
+
+
+def translate(error: Exception, path: Path) -> OffloadError:
+    """The error to raise for one of SQLite's, of Python's `sqlite3`, or of anything else."""
+    if isinstance(error, OffloadError):
+        return error
+    code = _code(error)
     if code in _UNAVAILABLE:
         # Only an I/O error can strike after the commit has reached the file.
         maybe_stored = code == sqlite3.SQLITE_IOERR
         return BackendUnavailableError(f"{path} {_UNAVAILABLE[code]}", maybe_stored=maybe_stored)
+    if isinstance(error, OSError):
+        return BackendUnavailableError(f"{path} can't be used: {error.strerror or error}")
+    if not code:
+        log.error("an unexpected error while using %s", path, exc_info=error)
+        return BackendError(f"{path} failed: {type(error).__name__}: {error}")
     return BackendError(f"{path} {_BROKEN.get(code, 'failed')}: {error}")

@@ -70,8 +70,10 @@ def create(connection: sqlite3.Connection, prefix: str) -> None:
     if found is None:
         for statement in _TABLES.format(ns=prefix, version=VERSION).split(";"):
             connection.execute(statement)
-    (version,) = connection.execute(f'SELECT version FROM "{prefix}_schema"').fetchone()
-    if version != VERSION:
+    versions = connection.execute(f'SELECT quote(version) FROM "{prefix}_schema"').fetchall()
+    if versions != [(str(VERSION),)]:
+        found_versions = ", ".join(version for (version,) in versions) or "none"
         raise BackendError(
-            f"the tables {prefix}_… are of version {version}; this release knows version {VERSION}"
+            f"the tables {prefix}_… are of version {found_versions}; "
+            f"this release knows version {VERSION}"
         )

@@ -10,14 +10,18 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 
-from offload_sqlite import bell
-from offload_sqlite.bell import Life
-from offload_sqlite.database import Database, now_ms
+from offload_sqlite.bell import Bells, Life
+from offload_sqlite.database import Database, now_ms, transaction
+from offload_sqlite.errors import SessionLostError
+from offload_sqlite.options import LONGEST_LEASE
+from offload_sqlite.rows import any_text, shown
 
 REAP_SECONDS = 1.0
 """How often a worker looks for others that have died."""
+_FARTHEST_MS = 2 * LONGEST_LEASE // timedelta(milliseconds=1)
 
 
 class Sessions:
@@ -25,33 +29,69 @@ class Sessions:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._lease = timedelta(0)
         self._next_reaping = 0.0
+        self._patient_until = 0.0
+        self._made_bells: Bells | None = None
+
+    @property
+    def bells_of_all(self) -> Bells:
+        """The bells beside the database, under the name that it has behind every link."""
+        made = self._made_bells
+        if made is None or made.database != self._database.path:
+            made = self._made_bells = Bells(self._database.path)
+        return made
 
     def begin(self, queues: Sequence[str], make_bell: Callable[[], str], lease: timedelta) -> int:
         """A new session, whose leases begin now. `make_bell` is called inside the transaction."""
         database = self._database
         session = secrets.randbits(62) + 1
+        self._lease = lease
         with database.errors(), database.transaction():
             database.connection.execute(
-                f"INSERT INTO {database.worker} VALUES (?, ?, ?, ?)",
+                f"INSERT INTO {database.worker} (session, queues, bell, expires_ms) "
+                "VALUES (?, ?, ?, ?)",
                 (session, ",".join(queues), make_bell(), _end_of(lease)),
             )
         return session
 
-    def exists(self, session: int) -> bool:
-        """Whether the session still holds its leases: nobody took it for dead."""
-        database = self._database
-        query = f"SELECT 1 FROM {database.worker} WHERE session = ?"
-        with database.errors():
-            return database.connection.execute(query, (session,)).fetchone() is not None
-
     def extend(self, connection: sqlite3.Connection, session: int, lease: timedelta) -> bool:
         """Hold the leases of a session for longer; False when it was taken for dead.
 
-        On a connection of the caller's, from any thread.
+        On a connection of the caller's, from any thread. The time is read with
+        the right to write: waiting for that takes nothing from the lease.
+        After a stall in which nobody could extend a lease, the others get time
+        to extend theirs before this worker takes one of them for dead.
         """
         update = f"UPDATE {self._database.worker} SET expires_ms = ? WHERE session = ?"
-        return connection.execute(update, (_end_of(lease), session)).rowcount == 1
+        own = nullcontext() if connection.in_transaction else transaction(connection, _WRITE)
+        with own:
+            left = self._left(session, connection)
+            if left is not None and left < lease / 3:
+                self._patient_until = time.monotonic() + lease.total_seconds() / 2
+            return connection.execute(update, (_end_of(lease), session)).rowcount == 1
+
+    def hold(self, session: int) -> None:
+        """Make sure, inside a transaction, that what is leased now is under a lease that lasts.
+
+        Raises:
+            SessionLostError: it was taken for dead.
+        """
+        left = self._left(session)
+        if left is None:
+            raise SessionLostError(f"session {session} was taken for dead")
+        if left < self._lease / 3:
+            self.extend(self._database.connection, session, self._lease)
+
+    def _left(self, session: int, connection: sqlite3.Connection | None = None) -> timedelta | None:
+        """How much of a lease is left; None when there is no such session any more."""
+        query = f"SELECT expires_ms FROM {self._database.worker} WHERE session = ?"
+        connection = connection or self._database.connection
+        found = connection.execute(query, (session,)).fetchone()
+        if found is None:
+            return None
+        expires = found[0] if isinstance(found[0], int) else 0
+        return timedelta(milliseconds=max(-_FARTHEST_MS, min(expires - now_ms(), _FARTHEST_MS)))
 
     def end(self, session: int) -> None:
         """What the session still has leased goes back at once, as if never taken."""
@@ -71,31 +111,42 @@ class Sessions:
 
     def bells(self, queues: set[str] | None = None) -> list[str]:
         """The bells of the workers that consume any of these queues; of all, if None."""
-        database = self._database
-        rows = database.connection.execute(
-            f"SELECT bell, queues FROM {database.worker} WHERE bell != ''"
-        )
+        connection = self._database.connection
+        with any_text(connection):
+            rows = connection.execute(
+                f"SELECT bell, queues FROM {self._database.worker} WHERE bell != ''"
+            ).fetchall()
         return [
             name
             for name, consumed in rows
-            if queues is None or not queues.isdisjoint(consumed.split(","))
+            if queues is None or not queues.isdisjoint(shown(consumed).split(","))
         ]
 
     def ring(self, names: Sequence[str] | None = None) -> None:
         """Wake the workers with these bells, or all."""
         for name in self.bells() if names is None else names:
-            bell.ring(self._database.path.with_name(name))
+            self.bells_of_all.ring(name)
 
     # -- recovery --------------------------------------------------------------
 
-    def reap_now_and_then(self, own_session: int) -> None:
-        """Give back what dead workers had leased: its attempt counts, and its place is kept."""
+    def reap_now_and_then(self, own_session: int) -> bool:
+        """Give back what dead workers had leased: its attempt counts, and its place is kept.
+
+        Returns whether it was time to look.
+
+        Raises:
+            SessionLostError: this worker itself was taken for dead.
+        """
         if time.monotonic() < self._next_reaping:
-            return
+            return False
         self._next_reaping = time.monotonic() + REAP_SECONDS
-        if not self._dead(own_session):
-            return
         database = self._database
+        left = self._left(own_session)
+        if left is None or left < self._lease / 3:
+            with database.transaction():
+                self.hold(own_session)
+        if not self._dead(own_session) and not self._has_orphans():
+            return True
         with database.transaction():
             # Asked again now that nobody else can write: a worker may have come back.
             for session, name, killed in self._dead(own_session):
@@ -104,26 +155,59 @@ class Sessions:
                 )
                 self._delete(session)
                 if killed:
-                    database.path.with_name(name).unlink(missing_ok=True)
+                    self.bells_of_all.remove(name)
+            database.connection.execute(
+                f"UPDATE {database.job} SET session = 0 WHERE session IN ({self._orphans()})"
+            )
         self.ring()
+        return True
 
     def _dead(self, own_session: int) -> list[tuple[int, str, bool]]:
         """Session and bell of each dead worker, and whether its process is known to be gone."""
         database = self._database
-        rows = database.connection.execute(
-            f"SELECT session, bell, expires_ms FROM {database.worker} WHERE session != ?",
-            (own_session,),
-        ).fetchall()
+        with any_text(database.connection):
+            rows = database.connection.execute(
+                f"SELECT session, bell, expires_ms FROM {database.worker} WHERE session != ?",
+                (own_session,),
+            ).fetchall()
         dead = []
         for session, name, expires in rows:
-            killed = bool(name) and bell.ask(database.path.with_name(name)) is Life.DEAD
-            if killed or expires < now_ms():
-                dead.append((session, name, killed))
+            life = self.bells_of_all.ask(name)
+            if life is Life.DEAD or self._has_lapsed(expires, life):
+                dead.append((session, name, life is Life.DEAD))
         return dead
+
+    def _has_lapsed(self, expires: object, life: Life) -> bool:
+        if not isinstance(expires, int):
+            return True  # no worker of ours wrote that
+        left = expires - now_ms()
+        if left > _FARTHEST_MS:
+            # Nor this; or the clock was set back, which a living worker makes up for.
+            return life is not Life.ALIVE
+        return left < 0 and time.monotonic() >= self._patient_until
+
+    def _orphans(self) -> str:
+        """The sessions that jobs are leased to, and that no worker has. Skips through an index."""
+        job = self._database.job
+        return (
+            "WITH RECURSIVE held(session) AS ("
+            f"SELECT min(session) FROM {job} WHERE session > 0 UNION ALL "
+            f"SELECT (SELECT min(session) FROM {job} WHERE session > held.session) "
+            "FROM held WHERE held.session IS NOT NULL) "
+            "SELECT session FROM held WHERE session IS NOT NULL "
+            f"AND session NOT IN (SELECT session FROM {self._database.worker})"
+        )
+
+    def _has_orphans(self) -> bool:
+        query = f"SELECT count(*) FROM ({self._orphans()})"
+        return bool(self._database.connection.execute(query).fetchone()[0])
 
     def _delete(self, session: int) -> None:
         database = self._database
         database.connection.execute(f"DELETE FROM {database.worker} WHERE session = ?", (session,))
+
+
+_WRITE = "BEGIN IMMEDIATE"
 
 
 def _end_of(lease: timedelta) -> int:

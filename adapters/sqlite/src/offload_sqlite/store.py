@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 
-from offload import Delivery, Entry, Failure, Fetched, QueueCounts, Settlement, Verdict
+import msgspec
+
+from offload import (
+    BackendUnavailableError,
+    Delivery,
+    Entry,
+    Failure,
+    Fetched,
+    QueueCounts,
+    Settlement,
+    Verdict,
+)
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.dead_letters import DeadLetterTable
+from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.quarantine import Quarantine, next_place
+from offload_sqlite.rows import LATEST_MS, MOST_ATTEMPTS, LeasedRows, any_text, shown
 from offload_sqlite.sessions import Sessions
+
+job_log = logging.getLogger("offload.job")
 
 PROMOTE_AT_ONCE = 1000
 """Scheduled jobs that become ready in one transaction, so that none is long."""
+SHORT_ERROR = 200
+"""How many characters of an error are kept where all of it can't be stored."""
+_ACKNOWLEDGE = Verdict.ACKNOWLEDGE  # looked up once, not for each job
 
 
 class Store:
@@ -20,6 +41,7 @@ class Store:
         self.database = database
         self.sessions = Sessions(database)
         self.dead_letters = DeadLetterTable(database, self.sessions)
+        self._quarantine = Quarantine(database)
         self._turn = 0
         job, scheduled = database.job, database.scheduled
         self._insert = f"INSERT INTO {job} (queue, id, due_ms, body) VALUES (?, ?, ?, ?)"
@@ -32,12 +54,16 @@ class Store:
             f"INSERT INTO {scheduled} (queue, id, attempt, due_ms, body) "
             f"SELECT queue, id, attempt, ?, body FROM {job} {self._ours}"
         )
-        # By the clock, so that no place in their order is ever taken twice.
-        place = f"max(?, 1 + (SELECT coalesce(max(seq), 0) FROM {database.dead}))"
+        # Two rows may have one id: another program wrote one, or a perform was repeated.
+        own_id = (
+            f"CASE WHEN EXISTS (SELECT 1 FROM {database.dead} AS d WHERE d.id = {job}.id) "
+            "THEN id || '~' || lower(hex(randomblob(4))) ELSE id END"
+        )
         self._bury = (
             f"INSERT INTO {database.dead} "
             "(seq, queue, id, attempts, died_ms, error, traceback, body) "
-            f"SELECT {place}, queue, id, ?, ?, ?, ?, body FROM {job} {self._ours}"
+            f"SELECT {next_place(database.dead)}, queue, {own_id}, ?, ?, ?, ?, body "
+            f"FROM {job} {self._ours}"
         )
 
     def enqueue(self, entries: Sequence[Entry]) -> None:
@@ -56,53 +82,113 @@ class Store:
                 database.connection.executemany(self._insert, ready)
                 database.connection.executemany(self._schedule, later)
                 bells = self.sessions.bells({entry.queue for entry in entries})
+            if database.is_moved():
+                raise BackendUnavailableError(
+                    f"{database.path} was removed or replaced meanwhile", maybe_stored=True
+                )
             self.sessions.ring(bells)
 
     # -- leasing ---------------------------------------------------------------
 
     def fetch(self, session: int, queues: Sequence[str], limit: int) -> Fetched:
-        """Lease up to `limit` jobs that are due. Takes no lock when there are none."""
+        """Lease up to `limit` jobs that are due. Takes no lock when there are none.
+
+        Raises:
+            SessionLostError: the session was taken for dead.
+        """
         database = self.database
         with database.errors():
-            self.sessions.reap_now_and_then(session)
+            if self.sessions.reap_now_and_then(session):
+                self._quarantine.put_scheduled_aside()
             now = now_ms()
             next_due = self._next_due()
             if next_due is not None and next_due <= now:
-                with database.transaction():
-                    self._promote(now)
+                self._promote(now)
                 next_due = self._next_due()
             ready = [queue for queue in queues if self._has_ready(queue)]
             deliveries: list[Delivery] = []
             if ready:
                 self._turn += 1
                 first = self._turn % len(ready)
-                with database.transaction():
-                    deliveries = self._lease(session, ready[first:] + ready[:first], limit)
+                deliveries = self._lease(session, ready[first:] + ready[:first], limit)
             if deliveries or next_due is None:
                 return Fetched(deliveries)
-            return Fetched(deliveries, max(0, next_due - now_ms()))
+            return Fetched(deliveries, max(0, int(next_due) - now_ms()))
 
     def _has_ready(self, queue: str) -> bool:
-        query = f"SELECT 1 FROM {self.database.job} WHERE session = 0 AND queue = ? LIMIT 1"
+        job = self.database.job
+        query = (
+            f"SELECT 1 FROM {job} WHERE session = 0 AND queue = ? "
+            f"AND {self._quarantine.free_of(job)} LIMIT 1"
+        )
         return self.database.connection.execute(query, (queue,)).fetchone() is not None
 
-    def _next_due(self) -> int | None:
-        query = f"SELECT min(due_ms) FROM {self.database.scheduled}"
-        due: int | None = self.database.connection.execute(query).fetchone()[0]
+    def _next_due(self) -> float | None:
+        scheduled = self.database.scheduled
+        query = (
+            f"SELECT min(due_ms) FROM {scheduled} WHERE due_ms <= {LATEST_MS} "
+            f"AND {self._quarantine.free_of(scheduled)}"
+        )
+        due: float | None = self.database.connection.execute(query).fetchone()[0]
         return due
 
     def _promote(self, now: int) -> None:
+        database = self.database
+        try:
+            with database.transaction():
+                self._move_due("due_ms <= ?", now)
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+            self._promote_one_by_one(now)
+
+    def _promote_one_by_one(self, now: int) -> None:
+        """One of those that are due can't be moved; the others can."""
+        database, scheduled = self.database, self.database.scheduled
+        with database.transaction():
+            due = database.connection.execute(
+                f"SELECT seq FROM {scheduled} WHERE due_ms <= ? "
+                f"AND {self._quarantine.free_of(scheduled)} "
+                f"ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}",
+                (now,),
+            ).fetchall()
+            for (seq,) in due:
+                try:
+                    with database.savepoint():
+                        self._move_due("seq = ?", seq)
+                except Exception as error:
+                    if not concerns_one_row(error):
+                        raise
+                    self._quarantine.put_aside(scheduled, seq, error)
+
+    def _move_due(self, which: str, value: int) -> None:
         connection, scheduled = self.database.connection, self.database.scheduled
-        due = f"FROM {scheduled} WHERE due_ms <= ? ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}"
+        due = (
+            f"FROM {scheduled} WHERE {which} AND {self._quarantine.free_of(scheduled)} "
+            f"ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}"
+        )
         connection.execute(
             f"INSERT INTO {self.database.job} (queue, id, attempt, due_ms, body) "
             f"SELECT queue, id, attempt, due_ms, body {due}",
-            (now,),
+            (value,),
         )
-        connection.execute(f"DELETE FROM {scheduled} WHERE seq IN (SELECT seq {due})", (now,))
+        connection.execute(f"DELETE FROM {scheduled} WHERE seq IN (SELECT seq {due})", (value,))
 
     def _lease(self, session: int, queues: Sequence[str], limit: int) -> list[Delivery]:
         """Take from each queue its share, then from those that have more what is left."""
+        database = self.database
+        try:
+            with database.transaction():
+                self.sessions.hold(session)
+                return self._lease_shares(session, queues, limit)
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+        with database.transaction():
+            self.sessions.hold(session)
+            return self._lease_one_by_one(session, queues, limit)
+
+    def _lease_shares(self, session: int, queues: Sequence[str], limit: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
         left = list(queues)
         while left and len(deliveries) < limit:
@@ -115,54 +201,126 @@ class Store:
                     left.remove(queue)
         return deliveries
 
+    def _lease_one_by_one(self, session: int, queues: Sequence[str], limit: int) -> list[Delivery]:
+        """One of the next rows is no job; it is put aside, and the others are leased."""
+        deliveries: list[Delivery] = []
+        left = list(queues)
+        while left and len(deliveries) < limit:
+            for queue in list(left):
+                if len(deliveries) == limit:
+                    break
+                if (seq := self._next_ready(queue)) is None:
+                    left.remove(queue)
+                    continue
+                try:
+                    with self.database.savepoint():
+                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,))
+                except Exception as error:
+                    if not concerns_one_row(error):
+                        raise
+                    self._quarantine.put_aside(self.database.job, seq, error)
+        return deliveries
+
+    def _next_ready(self, queue: str) -> int | None:
+        job = self.database.job
+        found = self.database.connection.execute(
+            f"SELECT seq FROM {job} WHERE session = 0 AND queue = ? "
+            f"AND {self._quarantine.free_of(job)} ORDER BY seq LIMIT 1",
+            (queue,),
+        ).fetchone()
+        return None if found is None else int(found[0])
+
     def _lease_from(self, session: int, queue: str, limit: int) -> list[Delivery]:
         job = self.database.job
+        next_ones = (
+            f"seq IN (SELECT seq FROM {job} WHERE session = 0 AND queue = ? "
+            f"AND {self._quarantine.free_of(job)} ORDER BY seq LIMIT ?)"
+        )
+        return self._lease_where(session, queue, next_ones, (queue, limit))
+
+    def _lease_where(
+        self, session: int, queue: str, which: str, values: tuple[object, ...]
+    ) -> list[Delivery]:
         rows = self.database.connection.execute(
-            f"UPDATE {job} SET session = ?, attempt = attempt + 1 WHERE seq IN "
-            f"(SELECT seq FROM {job} WHERE session = 0 AND queue = ? ORDER BY seq LIMIT ?) "
-            "RETURNING seq, id, attempt, due_ms, body",
-            (session, queue, limit),
+            f"UPDATE {self.database.job} SET session = ?, attempt = attempt + 1 WHERE {which} "
+            # Another program may have written its JSON as text.
+            "RETURNING seq, id, attempt, due_ms, CAST(body AS BLOB)",
+            (session, *values),
         ).fetchall()
         rows.sort()  # by seq: RETURNING promises no order
         return [
             Delivery(job_id, queue, body, attempt, due, (seq, session, attempt))
-            for seq, job_id, attempt, due, body in rows
+            for seq, job_id, attempt, due, body in msgspec.convert(rows, LeasedRows)
         ]
 
     # -- settling --------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         """Carry out the verdicts in one transaction; return what was no longer ours."""
-        connection = self.database.connection
-        acknowledged = [s.delivery.receipt for s in settlements if s.verdict is Verdict.ACKNOWLEDGE]
-        others = [s for s in settlements if s.verdict is not Verdict.ACKNOWLEDGE]
         with self.database.errors():
-            with self.database.transaction():
-                forgotten = connection.executemany(self._forget, acknowledged).rowcount
-                if forgotten < len(acknowledged):
-                    # Some are not ours, and only one by one it shows which.
-                    connection.execute("ROLLBACK")
-                    connection.execute("BEGIN IMMEDIATE")
-                    others = list(settlements)
-                foreign = [s.delivery for s in others if not self._settle_one(s)]
-            if others:
+            try:
+                with self.database.transaction():
+                    foreign = self._settle_together(settlements)
+            except Exception as error:
+                if not concerns_one_row(error):
+                    raise
+                with self.database.transaction():
+                    foreign = [s.delivery for s in settlements if not self._settle_surely(s)]
+            if any(s.verdict is not _ACKNOWLEDGE for s in settlements):
                 self.sessions.ring()
         return foreign
 
-    def _settle_one(self, settlement: Settlement) -> bool:
+    def _settle_together(self, settlements: Sequence[Settlement]) -> list[Delivery]:
+        connection = self.database.connection
+        acknowledged = [s.delivery.receipt for s in settlements if s.verdict is _ACKNOWLEDGE]
+        others = [s for s in settlements if s.verdict is not _ACKNOWLEDGE]
+        forgotten = connection.executemany(self._forget, acknowledged).rowcount
+        if forgotten < len(acknowledged):
+            # Some are not ours, and only one by one it shows which.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            others = list(settlements)
+        return [s.delivery for s in others if not self._settle_one(s)]
+
+    def _settle_surely(self, settlement: Settlement) -> bool:
+        """Settle one that others must not wait for, and if it can't be, less of it.
+
+        A job whose verdict can't be stored at all stays leased as long as this worker runs.
+        """
+        for attempt in (self._settle_one, self._settle_briefly):
+            try:
+                with self.database.savepoint():
+                    return attempt(settlement)
+            except Exception as error:
+                if not concerns_one_row(error):
+                    raise
+                last = error
+        verdict, job_id = settlement.verdict.value, settlement.delivery.id
+        job_log.error("job %s: the database rejects its verdict (%s): %r", job_id, verdict, last)
+        return False
+
+    def _settle_briefly(self, settlement: Settlement) -> bool:
+        """Without what may be the trouble: a long error, text that isn't Unicode, the order."""
+        failure = settlement.failure or Failure("")
+        error = failure.error[:SHORT_ERROR].encode("utf-8", "backslashreplace").decode()
+        brief = Failure(error, "", min(failure.attempts, MOST_ATTEMPTS))
+        return self._settle_one(msgspec.structs.replace(settlement, failure=brief), place=None)
+
+    def _settle_one(self, settlement: Settlement, place: int | None = -1) -> bool:
         receipt = settlement.delivery.receipt
-        if settlement.verdict is Verdict.ACKNOWLEDGE:
+        if settlement.verdict is _ACKNOWLEDGE:
             return self._affects_one(self._forget, receipt)
         if settlement.verdict is Verdict.RELEASE:
             return self._affects_one(self._release, receipt)
+        now = now_ms()
         if settlement.verdict is Verdict.RETRY:
-            due = now_ms() + settlement.delay_ms + 1
+            due = min(now + settlement.delay_ms + 1, LATEST_MS)
             copied = self._affects_one(self._retry, (due, *receipt))
         else:
             failure = settlement.failure or Failure("")
-            now = now_ms()
-            reason = (now * 1000, failure.attempts, now, failure.error, failure.traceback)
-            copied = self._affects_one(self._bury, (*reason, *receipt))
+            reason = (failure.attempts, now, failure.error, failure.traceback)
+            number = now * 1000 if place is not None else None
+            copied = self._affects_one(self._bury, (number, *reason, *receipt))
         return copied and self._affects_one(self._forget, receipt)
 
     def _affects_one(self, statement: str, values: tuple[object, ...]) -> bool:
@@ -173,19 +331,18 @@ class Store:
     def counts(self) -> dict[str, QueueCounts]:
         """Of every queue that holds a job. Counts the entries of an index, one by one."""
         database = self.database
-        queries = {
-            "waiting": f"FROM {database.job} WHERE session = 0",
-            "running": f"FROM {database.job} WHERE session > 0",
-            "scheduled": f"FROM {database.scheduled}",
-            "dead": f"FROM {database.dead}",
-        }
-        found: dict[str, dict[str, int]] = {}
-        # One transaction, so that a job that moves meanwhile is counted once.
-        with database.errors(), database.snapshot():
-            for state, source in queries.items():
-                rows = database.connection.execute(
-                    f"SELECT queue, count(*) {source} GROUP BY queue"
-                )
-                for queue, number in rows:
-                    found.setdefault(queue, {})[state] = number
+        # One statement, so that a job that moves meanwhile is counted once.
+        query = (
+            f"SELECT 'waiting', queue, count(*) FROM {database.job} WHERE session = 0 "
+            "GROUP BY queue UNION ALL "
+            f"SELECT 'running', queue, count(*) FROM {database.job} WHERE session IS NOT 0 "
+            "GROUP BY queue UNION ALL "
+            f"SELECT 'scheduled', queue, count(*) FROM {database.scheduled} "
+            "GROUP BY queue UNION ALL "
+            f"SELECT 'dead', queue, count(*) FROM {database.dead} GROUP BY queue"
+        )
+        found: dict[str, Counter[str]] = {}
+        with database.errors(), any_text(database.connection):
+            for state, queue, number in database.connection.execute(query):
+                found.setdefault(shown(queue), Counter())[state] += number
         return {queue: QueueCounts(**by_state) for queue, by_state in sorted(found.items())}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-import sqlite3
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Self
 
 from offload import Delivery, Fetched, Settlement
 from offload_sqlite.bell import POLL_SECONDS, Bell
-from offload_sqlite.errors import translate
+from offload_sqlite.errors import SessionLostError
+from offload_sqlite.keeper import Keeper
 from offload_sqlite.sessions import REAP_SECONDS
 from offload_sqlite.store import Store
 from offload_sqlite.thread import StoreThread
@@ -37,7 +36,7 @@ class SqliteSubscription:
         self._session = 0
         self._bell: Bell | None = None
         self._rung = asyncio.Event()
-        self._keeper: sqlite3.Connection | None = None
+        self._keeper = Keeper(store.database, store.sessions)
 
     @classmethod
     async def create(
@@ -76,20 +75,13 @@ class SqliteSubscription:
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """All leases of a session are one, so all are extended, or all are lost."""
-        try:
-            if self._keeper is None:
-                # Its own, since the store's may be busy for longer than a lease lasts.
-                self._keeper = self._store.database.connect()
-            held = self._store.sessions.extend(self._keeper, self._session, self.lease)
-        except sqlite3.Error as error:
-            raise translate(error, self._store.database.path) from error
-        return () if held else deliveries
+        return () if self._keeper.extend(self._session, self.lease) else deliveries
 
     async def close(self) -> None:
+        if self._thread.is_inherited:
+            return  # all of it is the parent's: its session, its pipe and its event loop
         if self._bell is not None:
             self._bell.stop_listening()
-        if self._keeper is not None:
-            self._keeper.close()
         await self._thread.call(self._end)
 
     # -- in the store's thread ------------------------------------------------
@@ -104,17 +96,17 @@ class SqliteSubscription:
         process can see a worker whose bell isn't there yet, and take it for dead.
         """
         if self._bell is None:
-            path = self._store.database.path
-            path = path.with_name(f"{path.name}-worker-{secrets.token_hex(8)}")
             try:
-                self._bell = Bell(path)
+                self._bell = self._store.sessions.bells_of_all.make()
             except OSError as error:
-                log.info("no named pipe at %s (%s); polling instead", path, error)
+                path = self._store.database.path
+                log.info("no named pipe beside %s (%s); polling instead", path, error)
                 return ""
         return self._bell.path.name
 
     def _end(self) -> None:
         try:
+            self._keeper.close()
             if self._session:
                 self._store.sessions.end(self._session)
         finally:
@@ -122,7 +114,9 @@ class SqliteSubscription:
                 self._bell.close()
 
     def _fetch(self, limit: int) -> Fetched:
-        if not self._store.sessions.exists(self._session):
-            # Frozen for longer than the lease, and taken for dead: begin anew.
+        try:
+            return self._store.fetch(self._session, self._queues, limit)
+        except SessionLostError:
+            # Frozen for longer than the lease, and taken for dead: begin again.
             self._begin()
-        return self._store.fetch(self._session, self._queues, limit)
+            return self._store.fetch(self._session, self._queues, limit)

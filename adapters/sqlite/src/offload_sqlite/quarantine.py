@@ -1,0 +1,109 @@
+"""Rows that another program wrote and no worker can run: put aside among the dead letters."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from offload_sqlite.database import Database, now_ms
+from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.rows import LATEST_MS, any_text, faults, is_good
+
+log = logging.getLogger("offload")
+
+_FAR_PLACE = 10_000_000_000_000_000
+AT_ONCE = 100
+"""How many scheduled rows are put aside in one transaction, so that none is long."""
+
+
+def next_place(dead: str) -> str:
+    """An SQL expression: the number of the next dead letter.
+
+    Its parameter is the clock in microseconds, so that no place in their order
+    is ever taken twice; or None, for any number that is free. Numbers that the
+    clock reaches in some centuries are another program's, and don't count.
+    """
+    return f"max(?, 1 + (SELECT coalesce(max(seq), 0) FROM {dead} WHERE seq < {_FAR_PLACE}))"
+
+
+class Quarantine:
+    """Moves single rows to the dead letters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.stuck: dict[str, set[int]] = {database.job: set(), database.scheduled: set()}
+        """By table, the rows that can't even be moved, since a trigger forbids it, for example."""
+
+    def free_of(self, table: str) -> str:
+        """An SQL condition that leaves out the rows that are stuck."""
+        stuck = self.stuck[table]
+        return f"seq NOT IN ({','.join(map(str, stuck))})" if stuck else "1"
+
+    def put_aside(self, table: str, seq: int, error: Exception | None = None) -> None:
+        """Move a row as it is, inside a transaction, and tell what is wrong with it."""
+        database = self._database
+        try:
+            with database.savepoint():
+                reason = self._bury(table, seq, error)
+                database.connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
+        except Exception as why:
+            if not concerns_one_row(why):
+                raise
+            self.stuck[table].add(seq)
+            log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
+        else:
+            log.error("row %d of %s is now a dead letter: %s", seq, table, reason)
+
+    def _bury(self, table: str, seq: int, error: Exception | None) -> str:
+        row = self._look(table, seq)
+        reason = f"not a job: {faults(row) or f'it could not be leased: {error!r}'}"
+        database = self._database
+        database.connection.execute(
+            f"INSERT INTO {database.dead} "
+            "(seq, queue, id, attempts, died_ms, error, traceback, body) "
+            f"SELECT {next_place(database.dead)}, coalesce(queue, ''), ?, ?, ?, ?, '', "
+            f"coalesce(body, x'') FROM {table} WHERE seq = ?",
+            (
+                now_ms() * 1000,
+                self._own_id(row["id"]),
+                row["attempt"] if is_good("attempt", row["attempt"]) else 0,
+                now_ms(),
+                reason,
+                seq,
+            ),
+        )
+        return reason
+
+    def _look(self, table: str, seq: int) -> dict[str, object]:
+        """What the row holds, but for the body; of a long value its beginning."""
+        columns = ("id", "queue", "attempt", "due_ms")
+        begins = ", ".join(
+            f"CASE WHEN typeof({each}) IN ('text', 'blob') "
+            f"THEN substr({each}, 1, 2000) ELSE {each} END"
+            for each in columns
+        )
+        connection = self._database.connection
+        with any_text(connection):
+            found = connection.execute(f"SELECT {begins} FROM {table} WHERE seq = ?", (seq,))
+            return dict(zip(columns, found.fetchone(), strict=True))
+
+    def _own_id(self, found: object) -> str:
+        """The id of the row, if it can be that of a dead letter, or else a new one."""
+        if is_good("id", found):
+            query = f"SELECT 1 FROM {self._database.dead} WHERE id = ?"
+            if self._database.connection.execute(query, (found,)).fetchone() is None:
+                return str(found)
+        return f"unreadable-{secrets.token_hex(8)}"
+
+    def put_scheduled_aside(self) -> None:
+        """Move what is scheduled for no time at all, or one beyond every calendar."""
+        database = self._database
+        query = (
+            f"SELECT seq FROM {database.scheduled} WHERE (due_ms > {LATEST_MS} OR due_ms IS NULL) "
+            f"AND {self.free_of(database.scheduled)} LIMIT {AT_ONCE}"
+        )
+        if database.connection.execute(query).fetchone() is None:
+            return
+        with database.transaction():
+            for (seq,) in database.connection.execute(query).fetchall():
+                self.put_aside(database.scheduled, seq)
