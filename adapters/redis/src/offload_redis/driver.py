@@ -9,14 +9,15 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
-from offload.config import NAMESPACE, Config
+from offload.config import NAMESPACE, QUEUES, Config
 from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
 from offload_redis.durability import check_server
 from offload_redis.entries import read_entry
 from offload_redis.keeper import Keeper
-from offload_redis.keys import QueueKeys, queues_key
+from offload_redis.keys import QueueKeys, queues_key, read_names
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
+from offload_redis.permissions import check_performing, check_working
 from offload_redis.scripts import Argument, Call
 from offload_redis.servers import server_of
 from offload_redis.subscription import RedisSubscription
@@ -42,12 +43,18 @@ class RedisDriver:
         self._known: dict[str, QueueKeys] = {}
 
     async def open(self) -> None:
+        self._begin()
+        self._durable = await check_server(self._link, self._config)
+        names = queues_key(self._namespace)
+        queues = [self._keys(queue) for queue in self._config[QUEUES]]
+        await check_performing(self._link, names, queues, replicas=self._replicas)
+
+    def _begin(self) -> None:
         # Nobody else numbers calls under this name, not even another child of a process that
         # made this worker and forked: see the script.
         self._performer = secrets.token_hex(8)
         self._numbers = Counter[str]()
         self._known.clear()
-        self._durable = await check_server(self._link, self._config)
 
     def claim_notes(self) -> Mapping[str, str]:
         return {} if self._server.dies_with_us else {"durable": self._durable}
@@ -70,6 +77,14 @@ class RedisDriver:
         ]
         for _ in range(TRIES):
             replies = await self._send(batches)
+            if -2 in replies:
+                self._begin()
+                batches = [
+                    self._number(self._keys(batch.keys.queue), batch.entries)
+                    if reply < 0
+                    else batch
+                    for batch, reply in zip(batches, replies, strict=True)
+                ]
             if 1 in replies:
                 # A server that hears of us for the first time, or that forgot everything.
                 await self._name({batch.keys.queue for batch in batches})
@@ -85,7 +100,12 @@ class RedisDriver:
     async def _send(self, batches: Sequence[_Batch]) -> list[int]:
         """Send these together; of each, what the script answers."""
         first: dict[str, int] = {}
-        calls = [batch.call(first.setdefault(batch.keys.queue, batch.number)) for batch in batches]
+        calls = [
+            batch.call(
+                first.setdefault(batch.keys.queue, batch.number), self._numbers[batch.keys.queue]
+            )
+            for batch in batches
+        ]
         if not self._replicas:
             return await self._link.run(calls)
         wait = ("WAIT", self._replicas, self._wait_ms)
@@ -116,6 +136,7 @@ class RedisDriver:
     async def subscribe(self, queues: Sequence[str]) -> RedisSubscription:
         server = self._server
         keys = [await self._know(queue) for queue in queues]
+        await check_working(self._link, keys)
         waker = Waker(server.places([each.wake for each in keys], ANSWER_SECONDS), self._link)
         lease = self._config[LEASE]
         keeper = Keeper(server, min(self._config[TIMEOUT], lease / 3).total_seconds())
@@ -127,17 +148,20 @@ class RedisDriver:
 
     async def _all_queues(self) -> list[QueueKeys]:
         names = await self._link.ask("SMEMBERS", queues_key(self._namespace))
-        return [self._keys(name.decode()) for name in sorted(names)]
+        # Should the set be gone, the queues of this worker are known at least.
+        return [self._keys(name) for name in sorted({*read_names(names), *self._config[QUEUES]})]
 
     async def _all_ids(self) -> list[str]:
         ids: list[str] = []
         for keys in await self._all_queues():
-            entries = [
-                *await self._link.ask("LRANGE", keys.ready, 0, -1),
-                *await self._link.ask("ZRANGE", keys.later, 0, -1),
-                *await self._link.ask("HVALS", keys.running),
-            ]
-            ids += (read_entry(entry, "")[0] for entry in entries)
+            looks = (
+                ("LRANGE", keys.ready, 0, -1),
+                ("ZRANGE", keys.later, 0, -1),
+                ("HVALS", keys.running),
+            )
+            for found in await self._link.execute(looks):
+                entries = () if isinstance(found, Exception) else found
+                ids += (read_entry(entry, "")[0] for entry in entries)
         return ids
 
     async def counts(self) -> Mapping[str, QueueCounts]:
@@ -147,7 +171,7 @@ class RedisDriver:
             for keys in queues
         ]
         counts: dict[str, QueueCounts] = {}
-        for keys, numbers in zip(queues, await self._link.run(calls) if calls else (), strict=True):
+        for keys, numbers in zip(queues, await self._link.run(calls), strict=True):
             if any(numbers):
                 waiting, running, scheduled, dead = numbers
                 counts[keys.queue] = QueueCounts(
@@ -175,10 +199,10 @@ class _Batch(NamedTuple):
     number: int
     entries: Sequence[Entry]
 
-    def call(self, first: int) -> Call:
-        """The call that stores them, in a row of calls that begins with this number."""
+    def call(self, first: int, last: int) -> Call:
+        """The call that stores them, in a row of calls that begins and ends with these numbers."""
         keys = self.keys
-        arguments: list[Argument] = [self.number, first]
+        arguments: list[Argument] = [self.number, first, last]
         for entry in self.entries:
             due: Argument = ""
             if entry.delay_ms:
