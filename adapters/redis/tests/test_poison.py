@@ -254,7 +254,7 @@ def fake_client(name: str) -> redis.Redis:
 
 
 thorough = settings(
-    max_examples=400,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

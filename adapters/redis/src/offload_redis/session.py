@@ -64,7 +64,7 @@ class Session:
         self._begin()
 
     def extend(self) -> Call:
-        """Hold its leases for longer; answers whether it still does."""
+        """Hold its leases for longer; answers whether it still does, and did."""
         return Call(scripts.EXTEND, (self.keys.leases,), (self.name, self._lease_ms))
 
     def lapse(self) -> Call:

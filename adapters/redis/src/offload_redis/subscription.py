@@ -27,6 +27,10 @@ LOOK_SECONDS = 1.0
 """How often an idle worker looks for itself: a marker can be lost with the worker that took it."""
 
 
+RAN_OUT = 2
+"""What the server says of a lease that it has extended, but late."""
+
+
 class RedisSubscription:
     """Leases the jobs of some queues for one worker."""
 
@@ -95,7 +99,9 @@ class RedisSubscription:
                 # Frozen for longer than the lease, and taken for dead: begin anew, at once.
                 session.end()
                 wait = 0
-            if lapsed:
+            if holds == RAN_OUT:
+                self._sweeper.give_time()
+            elif lapsed:
                 self._sweeper.hasten()
             answers.append((wait, session.read(entries, next_number) if holds else []))
         return answers
@@ -158,8 +164,8 @@ class RedisSubscription:
         """All leases of a session are one, so all are extended, or all are lost."""
         asked = [session.name for session in self._sessions]
         held = self._keeper.run([session.extend() for session in self._sessions])
-        if all(held):
-            return ()
+        if RAN_OUT in held:
+            self._sweeper.give_time()
         # The loop's thread may have begun a session meanwhile, in the place of one that was lost.
         lost = {name for name, holds in zip(asked, held, strict=True) if not holds}
         good = ({session.name for session in self._sessions} | set(asked)) - lost

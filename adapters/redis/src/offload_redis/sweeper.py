@@ -49,6 +49,14 @@ class Sweeper:
         """A lease has run out: don't wait."""
         self._next = self._not_before
 
+    def give_time(self) -> None:
+        """Our own lease had run out, so the server stood still, or we did.
+
+        If it was the server, the leases of others have run out, too, and they
+        need a moment to extend them. Called from any thread.
+        """
+        self._next = self._not_before = time.monotonic() + self._seconds / 2
+
     async def sweep(self) -> None:
         """Sweep. It can be cut short anywhere; the next worker does the rest."""
         self._next = time.monotonic() + self._seconds * random.uniform(0.8, 1.2)
@@ -83,9 +91,7 @@ class Sweeper:
     async def _reclaim(self, keys: QueueKeys, reply: Any) -> None:
         did, sessions, fields = reply
         if not did:
-            # Our own lease had run out, so the server stood still, or we did. If it was the
-            # server, the others' have run out, too, and they need a moment to extend them.
-            self._next = self._not_before = time.monotonic() + self._seconds / 2
+            self.give_time()
         elif orphans := _orphans(fields, set(sessions)):
             log.warning("queue %s: %d jobs of dead workers go back", keys.queue, len(orphans))
             where = (keys.running, keys.leases, keys.ready, keys.wake)

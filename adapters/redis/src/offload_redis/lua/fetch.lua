@@ -1,7 +1,7 @@
 -- Lease up to 100 jobs that are due.
 -- KEYS ready, later, running, leases, wake, numbers
 -- ARGV session, lease in ms, number of the first job, limit, "begin" for a new session
--- Returns whether the session holds, whether another one has lapsed, ms to the next due job
+-- Returns 0 if the session was ended, 2 if its lease had run out, else 1; whether another one has lapsed, ms to the next due job
 -- (or -1), the entries, and the number of the job that comes next. The entries are filed under
 -- session.number, counting up from the first.
 
@@ -65,4 +65,5 @@ local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 if head[2] then
   wait = math.min(math.max(0, head[2] - now), 1e12)  -- an infinite one is no number to Redis
 end
-return {1, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries, number}
+local holds = until_ms and tonumber(until_ms) <= now and 2 or 1
+return {holds, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries, number}
