@@ -14,6 +14,7 @@ from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
 from offload_redis.durability import check_server
 from offload_redis.entries import read_entry
+from offload_redis.errors import translated
 from offload_redis.keeper import Keeper
 from offload_redis.keys import QueueKeys, queues_key, read_names
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
@@ -34,6 +35,7 @@ class RedisDriver:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.where = str(config)
         self._server = server_of(config)
         self._link = self._server.commands()
         self._namespace = config[NAMESPACE]
@@ -42,12 +44,17 @@ class RedisDriver:
         self._wait_ms = config[TIMEOUT] // timedelta(milliseconds=2)
         self._known: dict[str, QueueKeys] = {}
 
+    @translated
     async def open(self) -> None:
         self._begin()
-        self._durable = await check_server(self._link, self._config)
-        names = queues_key(self._namespace)
-        queues = [self._keys(queue) for queue in self._config[QUEUES]]
-        await check_performing(self._link, names, queues, replicas=self._replicas)
+        try:
+            self._durable = await check_server(self._link, self._config)
+            names = queues_key(self._namespace)
+            queues = [self._keys(queue) for queue in self._config[QUEUES]]
+            await check_performing(self._link, names, queues, replicas=self._replicas)
+        except BaseException:
+            await self._link.drop()  # nobody closes what didn't open
+            raise
 
     def _begin(self) -> None:
         # Nobody else numbers calls under this name, not even another child of a process that
@@ -70,6 +77,7 @@ class RedisDriver:
 
     # -- storing ---------------------------------------------------------------
 
+    @translated
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         batches = [
             self._number(self._known.get(queue) or await self._know(queue), batch)
@@ -133,6 +141,7 @@ class RedisDriver:
 
     # -- consuming -------------------------------------------------------------
 
+    @translated
     async def subscribe(self, queues: Sequence[str]) -> RedisSubscription:
         server = self._server
         keys = [await self._know(queue) for queue in queues]
@@ -164,6 +173,7 @@ class RedisDriver:
                 ids += (read_entry(entry, "")[0] for entry in entries)
         return ids
 
+    @translated
     async def counts(self) -> Mapping[str, QueueCounts]:
         queues = await self._all_queues()
         calls = [
@@ -179,15 +189,19 @@ class RedisDriver:
                 )
         return counts
 
+    @translated
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
         return await dead_letters.page(self._link, await self._all_queues(), limit, after)
 
+    @translated
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
         return await dead_letters.show(self._link, await self._all_queues(), job_id)
 
+    @translated
     async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:
         return await dead_letters.requeue(self._link, await self._all_queues(), ids)
 
+    @translated
     async def discard_dead(self, ids: Sequence[str]) -> Sequence[str]:
         return await dead_letters.discard(self._link, await self._all_queues(), ids)
 

@@ -55,7 +55,14 @@ def representable(ms: float) -> int:
 def encode_reason(failure: Failure | None) -> bytes:
     """The bytes to keep beside a dead letter."""
     failure = failure or Failure("")
-    return _encode_reason(Reason(failure.error, failure.traceback, failure.attempts))
+    return _encode_reason(
+        Reason(_clean(failure.error), _clean(failure.traceback), failure.attempts)
+    )
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which no UTF-8 can carry: an error may have any text."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def decode_reason(stored: bytes | None) -> Failure:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, cast
 
 from redis.exceptions import (
     AuthenticationError,
@@ -18,9 +21,11 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from offload import BackendError, BackendUnavailableError
+from offload import BackendError, BackendUnavailableError, OffloadError
 
 log = logging.getLogger("offload")
+
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 # What a server answers that can't do it now, and did nothing.
 _REFUSALS: dict[type[RedisError], str] = {
@@ -82,6 +87,24 @@ def translate(error: BaseException, where: str, *, maybe_stored: bool) -> Backen
         reason = f"{type(error).__name__}: {text}"
         _tell_once(error, where)
     return BackendUnavailableError(f"{where} is away: {reason}", maybe_stored=maybe_stored)
+
+
+def translated(method: F) -> F:
+    """Let no error leave but ours, though something else than Redis answers.
+
+    It is for methods of objects that have a `where`, the name of the server in errors.
+    """
+
+    @functools.wraps(method)
+    async def call(self: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await method(self, *args, **options)
+        except OffloadError:
+            raise
+        except Exception as error:
+            raise translate(error, self.where, maybe_stored=True) from error
+
+    return cast("F", call)
 
 
 def _tell_once(error: BaseException, where: str) -> None:

@@ -17,8 +17,8 @@ class HeldSocket:
         writer = getattr(connection, "_writer", None)
         self._transport: asyncio.Transport | None = getattr(writer, "transport", None)
         transport = self._transport
-        self._socket: Any = transport and transport.get_extra_info("socket")
-        self._descriptor: int = -1 if self._socket is None else self._socket.fileno()
+        socket = transport and transport.get_extra_info("socket")
+        self._descriptor: int = -1 if socket is None else socket.fileno()
         if self._descriptor >= 0:
             close_in_child(self._descriptor)
 
@@ -30,6 +30,9 @@ class HeldSocket:
             with contextlib.suppress(Exception):  # "Event loop is closed", and so on
                 self._transport.abort()  # TLS would wait for the server's farewell
         if not loop_runs:
-            # asyncio closes it on the next turn of the loop, or when the collector finds it.
+            # What asyncio would do on the next turn of the loop. Without it the socket is open
+            # until the collector finds it. uvloop closes its own with the loop.
+            tls = getattr(self._transport, "_ssl_protocol", None)
+            under: Any = getattr(tls, "_transport", self._transport)
             with contextlib.suppress(Exception):
-                self._socket._sock.close()  # noqa: SLF001
+                under._call_connection_lost(None)  # noqa: SLF001

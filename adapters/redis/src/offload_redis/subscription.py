@@ -13,7 +13,7 @@ from offload_redis import scripts
 from offload_redis.batches import batches
 from offload_redis.commands import Commands
 from offload_redis.entries import encode_reason
-from offload_redis.errors import translate
+from offload_redis.errors import translate, translated
 from offload_redis.keeper import Keeper
 from offload_redis.keys import QueueKeys
 from offload_redis.scripts import Argument, Call
@@ -48,12 +48,14 @@ class RedisSubscription:
         self._sessions = [Session(keys, lease) for keys in queues]
         # Each its own, so that neither waits for the other.
         self._fetching, self._settling = ways_in
+        self.where = self._fetching.where
         self._waker = waker
         self._keeper = keeper
         self._sweeper = Sweeper(self._sessions, names, self._fetching, lease)
         self._turn = 0
         self._failing: set[str] = set()
 
+    @translated
     async def fetch(self, limit: int) -> Fetched:
         if self._sweeper.is_due:
             await self._sweeper.sweep()
@@ -112,12 +114,11 @@ class RedisSubscription:
         Raises:
             BackendError: none of them does.
         """
-        where = self._fetching.where
         failing = self._failing - {session.keys.queue for session in asked} | failed.keys()
         if len(failing) == len(self._queues) and failed:
-            raise translate(next(iter(failed.values())), where, maybe_stored=False)
+            raise translate(next(iter(failed.values())), self.where, maybe_stored=False)
         for queue in failing - self._failing:
-            error = translate(failed[queue], where, maybe_stored=False)
+            error = translate(failed[queue], self.where, maybe_stored=False)
             log.error("queue %s: its jobs can't be fetched now: %s", queue, error)
         self._failing = failing
 
