@@ -87,7 +87,10 @@ def free_port() -> int:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Prove the kit: every broken adapter is killed by its own rule, and no right one fails."""
+    """Prove the kit: every broken adapter is killed by its own rule, and no right one fails.
+
+    With `--full` every one is tried by every rule, which shows what else falls.
+    """
     install(session)
     with session.chdir("conformance"):
         session.run("python", "-m", "offload_mutants.matrix", *session.posargs)

@@ -121,6 +121,27 @@ CASES: list[Case] = [
         "100.00 ms before it was due",
     ),
     (
+        "never_early",  # a job may run before its perform has returned
+        {},
+        S().started("a", at=1).accepted("a", due=1),
+        S().started("a", at=0.9).accepted("a", due=1),
+        "100.00 ms before it was due",
+    ),
+    (
+        "in_order_of_performs",
+        {},
+        S().accepted("a").started("a").accepted("b").accepted("c").started("b").started("c"),
+        S().accepted("a").accepted("b").accepted("c").started("a").started("c").started("b"),
+        "job number 1 began after number 2, as 3 of 3",
+    ),
+    (
+        "in_order_of_performs",  # a second run has no place in it
+        {},
+        S().accepted("a").accepted("b").started("a").started("b").started("a", attempt=2),
+        S().accepted("a").accepted("b").started("b"),
+        "1 of 2 jobs never ran",
+    ),
+    (
         "late_at_most",
         {"limit_ms": 100},
         S().accepted("a", due=1).started("a", at=1.1),
@@ -142,7 +163,14 @@ CASES: list[Case] = [
         {"tag": "a", "limit_ms": 100},
         S().accepted("a").started("a", at=0.1),
         S().accepted("a").started("a", at=0.2),
-        "median wait is 200.0 ms",
+        "50% began within 200.0 ms, over 100 ms",
+    ),
+    (
+        "began_within",
+        {"tag": "a", "limit_ms": 100, "share": 0.9},
+        S().accepted("a").started("a", at=0.1),
+        S().accepted("a").started("a", at=0.2),
+        "90% began within 200.0 ms, over 100 ms",
     ),
     ("began_within", {"tag": "a", "limit_ms": 100}, None, S().accepted("a"), "no job of a ran"),
     (

@@ -38,7 +38,7 @@ def judged(tmp_path, monkeypatch):
         kit.write_text(f"#!/bin/sh\n{script}\n")
         kit.chmod(0o755)
         monkeypatch.setattr("sys.executable", str(kit))
-        return matrix.judge(variant, str(tmp_path))
+        return matrix.judge(variant, str(tmp_path), full=False)
 
     return judged
 

@@ -1,9 +1,10 @@
-"""The matrix: every variant against every rule. `python -m offload_mutants.matrix [NAME …]`.
+"""The matrix: every variant against the rules. `python -m offload_mutants.matrix [--full] […]`.
 
-Prints a row for each: whether its own rule killed it, and which other rules fell; and at the end,
-for each rule, how many mutants it has killed. Exits with 1 unless every mutant is killed by the
-rule it names, and every benign variant passed. An unrelated rule that fell with a mutant is shown:
-which ones a broken adapter takes along is now and then a matter of timing.
+A mutant is tried by the rule that it names, a benign variant by all; with `--full` every variant
+by all. Prints a row for each: whether its own rule killed it, and which other rules fell; and at
+the end, for each rule, how many mutants it has killed. Exits with 1 unless every mutant is killed
+by the rule it names, and every benign variant passed. An unrelated rule that fell with a mutant
+is shown: which ones a broken adapter takes along is now and then a matter of timing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ AT_ONCE = 3
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
+FULL = "--full"
+"""The option that tries every variant by every rule."""
 
 running: set[int] = set()
 """The process groups of the runs that are under way."""
@@ -88,19 +91,21 @@ class Row:
         return text + "".join(f"  {name}: {', '.join(what)}" for name, what in told.items() if what)
 
 
-def judge(variant: Variant, compiled: str) -> Row:
-    """Let the kit certify a variant, in a process of its own."""
+def judge(variant: Variant, compiled: str, *, full: bool) -> Row:
+    """Let the kit try a variant, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        trouble = certify(variant, folder, compiled)
+        trouble = certify(variant, folder, compiled, full=full)
         for file in Path(folder).glob("mutant*.json"):
             return read(variant, msgspec.json.decode(file.read_bytes(), type=Certificate))
     return Row(variant, trouble=trouble)
 
 
-def certify(variant: Variant, folder: str, compiled: str) -> str:
+def certify(variant: Variant, folder: str, compiled: str, *, full: bool) -> str:
     """Have a certificate written to the folder; the answer is why there may be none."""
     command = [sys.executable, "-m", "offload_conformance", "certify", url_of(variant, folder)]
     command += ["--out", folder, *(["--quick"] if variant.quick else [])]
+    if variant.breaks and not full:
+        command += ["--rule", variant.breaks]
     env = {
         **os.environ,
         "OFFLOAD_MUTANT": variant.name,
@@ -157,13 +162,15 @@ def read(variant: Variant, certificate: Certificate) -> Row:
     )
 
 
-def main(names: list[str]) -> int:
-    """Judge these variants, or all."""
+def main(arguments: list[str]) -> int:
+    """Judge the variants that are named, or all."""
+    full = FULL in arguments
+    names = [argument for argument in arguments if argument != FULL]
     chosen = [VARIANTS[name] for name in names] or list(VARIANTS.values())
     rows: list[Row] = []
     with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as compiled:
         try:
-            for row in pool.map(partial(judge, compiled=compiled), chosen):
+            for row in pool.map(partial(judge, compiled=compiled, full=full), chosen):
                 print(row, flush=True)
                 rows.append(row)
         except KeyboardInterrupt:

@@ -145,3 +145,26 @@ class CutsNamespacesShort(SqliteDriver):
     def __init__(self, config: Config) -> None:
         values = {**config._values, NAMESPACE.name: config[NAMESPACE][:16]}
         super().__init__(Config(config.address, values))
+
+
+@mutant("DIST-6", base="sqlite")
+class WakesOnlyItself(SqliteDriver):
+    """Tells its own subscription of new jobs, and nobody else."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        sessions = self._store.sessions
+        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
+        try:
+            await super().enqueue(entries)
+        finally:
+            del sessions.bells
+        if self._own is not None:
+            self._own._rung.set()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._own: SqliteSubscription | None = None
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        self._own = await super().subscribe(queues)
+        return self._own

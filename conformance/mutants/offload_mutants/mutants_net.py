@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from offload import BackendUnavailableError, Entry, State
 from offload.config import Config
 from offload_mutants import net_wire as wire
-from offload_mutants.net_driver import NetDriver
+from offload_mutants.net_driver import POLL, NetDriver, NetSubscription
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
 
@@ -153,3 +153,22 @@ class FetchesWithoutATimeout(NetDriver):
 
     def patience(self, request: wire.AnyRequest) -> float | None:
         return None if isinstance(request, wire.Fetch) else self.timeout
+
+
+class _LosesItsListener(NetSubscription):
+    async def wait(self, timeout: float) -> None:
+        await asyncio.sleep(min(timeout, 0.4) if self._driver.was_cut else POLL)
+
+
+@mutant("DUR-9", base="net", quick=False)
+class ListensNoMoreAfterACut(NetDriver):
+    """Falls back to a look now and then when it has lost its listener, and stays there."""
+
+    was_cut = False
+
+    async def disconnect(self) -> None:
+        self.was_cut = True
+        await super().disconnect()
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _LosesItsListener(self, queues)

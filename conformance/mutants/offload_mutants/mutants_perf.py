@@ -28,6 +28,7 @@ from offload.validation import check_job
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
+from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 
 
@@ -250,3 +251,31 @@ class RunsOutOfConnections(Wrapper):
             return answer
         finally:
             self._free += 1
+
+
+class _LooksNowAndThen(SimpleSubscription):
+    async def wait(self, timeout: float) -> None:
+        await asyncio.sleep(min(timeout, 0.3))
+
+
+@mutant("PERF-9", "TIME-2", "TIME-3")
+class IsNeverWoken(SimpleDriver):
+    """Looks for work three times a second, and calls that fast."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._subscription = _LooksNowAndThen(self._memory, queues)
+        return self._subscription
+
+
+@mutant("PERF-9", "TIME-2", "TIME-3")
+class IsWokenEverySecondTime(SimpleDriver):
+    """Takes the flag that it has woken the worker down only when that has waited to the end."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._is_told = False
+
+    def _wake(self) -> None:
+        self._is_told = not self._is_told
+        if self._is_told:
+            super()._wake()

@@ -114,6 +114,7 @@ CHAPTERS = (
             "It works inside a handler, and from 1,000 tasks at once.",
             "It never hangs: with the backend away it raises within the time that the adapter "
             "states, and says whether the job may have been stored.",
+            "An idle worker starts a job within `lateness` of its perform, time after time.",
         ),
     ),
     Chapter(
@@ -208,6 +209,8 @@ CHAPTERS = (
             "A job that kills its process every time ends as a dead letter after max_attempts.",
             "A handler that takes longer than the lease isn't run twice while its worker lives.",
             "A worker frozen past its lease and thawed can't settle a job that another has taken.",
+            "When a connection that was cut has come back, an idle worker starts a job within "
+            "`lateness` of its perform again.",
         ),
     ),
     Chapter(
@@ -220,6 +223,19 @@ CHAPTERS = (
             "An idle process takes from a busy one's backlog.",
             "The bytes of every released wire version are still read.",
             "Namespaces don't see each other.",
+            "An idle worker starts a job within `lateness` of its perform by another one, in this "
+            "process or in another.",
+        ),
+    ),
+    Chapter(
+        "FIFO",
+        "in order",
+        "fifo",
+        (
+            "The jobs of a queue start in the order of their performs: single ones and batches, "
+            "mixed, and more than any fetch brings at once.",
+            "So do those that were performed before the start, or by a worker that has stopped "
+            "since.",
         ),
     ),
     Chapter(
@@ -248,6 +264,8 @@ CHANGES = (
     "LIFE-13: `lost` are the jobs that only this process remembers. On `simple` they are kept and "
     "run if the same worker starts again (LIFE-9), so the report can say no more than that.",
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
+    "FIFO, PERF-9, DUR-9 and DIST-6 are new: the claim `fifo` had no rule, and a lost wake-up was "
+    "hidden by the next look.",
     "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 
@@ -76,6 +77,25 @@ def in_order(events: list[Event], tags: list[str]) -> Iterator[str]:
     got = list(dict.fromkeys(e.what["tag"] for e in runs_of(events) if e.what["tag"] in tags))
     if got != tags:
         yield f"expected the order {tags}, got {got}"
+
+
+@check
+def in_order_of_performs(events: list[Event]) -> Iterator[str]:
+    """The first runs of all accepted jobs began in the order in which these were performed."""
+    began = list(dict.fromkeys(run.what["id"] for run in runs_of(events)))
+    expected = accepted_ids(events)
+    if missing := set(expected) - set(began):
+        yield f"{len(missing)} of {len(expected)} jobs never ran"
+        return
+    places = {job_id: place for place, job_id in enumerate(expected)}
+    got = [places[job_id] for job_id in began if job_id in places]
+    for place, (number, following) in enumerate(itertools.pairwise(got)):
+        if following < number:
+            yield (
+                f"job number {following} began after number {number}, "
+                f"as {place + 2} of {len(expected)}"
+            )
+            return
 
 
 def running(events: list[Event], worker: str | None = None) -> Iterator[list[str]]:

@@ -57,7 +57,8 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
 async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
-    ids = await make_dead(lab, worker, 7)
+    await make_dead(lab, worker, 7)
+    ids = await dead_ids(worker)  # in their own order, which need not be that of the performs
     letters = worker.dead_letters
     seen: list[str] = []
     after = None
@@ -67,7 +68,7 @@ async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab
         after = page[-1].cursor
         # The entry at the place goes, and another one behind it.
         await letters.discard([page[-1].id, ids[6]])
-    lab.equal("all that were listed", sorted(ids[:6]), sorted(seen))
+    lab.equal("all that were listed", ids[:6], seen)
     later = await make_dead(lab, worker, 1, before=3)
     found = [letter.id for letter in await letters.list(after=after)]
     lab.equal("what has died behind the last place", later, found)
