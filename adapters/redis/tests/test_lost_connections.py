@@ -162,6 +162,13 @@ def without_collector():
     gc.enable()
 
 
+# uvloop warns of what is open when it is closed; where that is an error, it hangs for ever.
+ignoring_uvloop = pytest.mark.filterwarnings(
+    "ignore:unclosed resource:ResourceWarning", "ignore:loop is closed:ResourceWarning"
+)
+
+
+@ignoring_uvloop
 @pytest.mark.parametrize("what", ["perform", "start"])
 def test_life_10_many_loops_leave_no_descriptor(server, space, without_collector, what):
     """As a program does that calls `asyncio.run` for each request, and waits for no collector."""
@@ -185,6 +192,7 @@ def test_life_10_many_loops_leave_no_descriptor(server, space, without_collector
     assert descriptors() <= before
 
 
+@ignoring_uvloop
 def test_a_waker_of_a_loop_that_was_closed_without_a_word(server, space):
     """Its tasks are neither done nor will they ever be."""
     worker = offload.connect(f"{server.url}?namespace={space}&grace=1s")

@@ -59,7 +59,7 @@ class Link(Commands):
                     try:
                         return await self._exchange(commands)
                     except Exception:
-                        if once:
+                        if once or _running_loop() is None:
                             raise
                         # It may have been dead for long: only now is it noticed.
                         await self.drop()
@@ -68,6 +68,8 @@ class Link(Commands):
                 sent = True
                 return await self._exchange(commands)
         except BaseException as error:
+            if _running_loop() is None:
+                raise  # the loop is gone, and this is thrown away
             # Whatever is still to come on it must never be taken for another's reply.
             await self.drop()
             if isinstance(error, Exception) or _is_not_ours(error):
@@ -107,10 +109,17 @@ class Link(Commands):
     async def drop(self) -> None:
         held, self._held = self._held, None
         if held is not None:
-            held.let_go(loop_runs=self._loop is asyncio.get_running_loop())
+            held.let_go(loop_runs=self._loop is _running_loop())
         # On the connection of a loop that was closed it says so, and disconnects all the same.
         with contextlib.suppress(Exception):
             await self._connection.disconnect(nowait=True)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _is_not_ours(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Any
 
@@ -15,7 +14,7 @@ class HeldSocket:
     def __init__(self, connection: Any) -> None:
         # redis-py has no public way to it; that of fakeredis has none.
         writer = getattr(connection, "_writer", None)
-        self._transport: asyncio.Transport | None = getattr(writer, "transport", None)
+        self._transport: Any = getattr(writer, "transport", None)
         transport = self._transport
         socket = transport and transport.get_extra_info("socket")
         self._descriptor: int = -1 if socket is None else socket.fileno()
@@ -26,13 +25,19 @@ class HeldSocket:
         """Close it; by itself, if the loop that would do it is gone."""
         if self._descriptor >= 0:
             keep_in_child(self._descriptor)
-        if self._transport is not None:
-            with contextlib.suppress(Exception):  # "Event loop is closed", and so on
-                self._transport.abort()  # TLS would wait for the server's farewell
-        if not loop_runs:
-            # What asyncio would do on the next turn of the loop. Without it the socket is open
-            # until the collector finds it. uvloop closes its own with the loop.
-            tls = getattr(self._transport, "_ssl_protocol", None)
-            under: Any = getattr(tls, "_transport", self._transport)
-            with contextlib.suppress(Exception):
-                under._call_connection_lost(None)  # noqa: SLF001
+        with contextlib.suppress(Exception):
+            if loop_runs:
+                if self._transport is not None:
+                    self._transport.abort()  # TLS would wait for the server's farewell
+            else:
+                _close_without_loop(self._transport)
+
+
+def _close_without_loop(transport: Any) -> None:
+    """Do what asyncio would do on the next turn of the loop, and else only the collector does.
+
+    uvloop closes its own with the loop; to touch them later makes others hang.
+    """
+    tls = getattr(transport, "_ssl_protocol", None)
+    under = getattr(tls, "_transport", transport)
+    under._call_connection_lost(None)  # noqa: SLF001
