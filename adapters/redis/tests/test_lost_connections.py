@@ -17,7 +17,6 @@ import pytest
 from processes import free_port
 from redis.asyncio.connection import Connection
 from redis.exceptions import InvalidResponse
-from support import DEADLINE
 
 import offload
 from offload import BackendError, BackendUnavailableError, Job
@@ -247,25 +246,21 @@ async def test_dur_2_a_child_that_outlives_its_parent_holds_no_connection(
     server = await start_server()
     client = clients(server.port)
     child = 0
-    parent = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, f"{server.url}?namespace={space}&lease=1s"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        line = await asyncio.wait_for(parent.stdout.readline(), DEADLINE)
-        child = int(line.split()[1])
-        assert len(client.client_list()) > 3
-        parent.kill()
-        await parent.wait()
-        async with asyncio.timeout(5):
-            while len(client.client_list()) > 1:
-                await asyncio.sleep(0.02)
-        os.kill(child, 0)  # it lives
-    finally:
-        if parent.returncode is None:
+    command = [sys.executable, "-c", PARENT, f"{server.url}?namespace={space}&lease=1s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        try:
+            line = await asyncio.to_thread(parent.stdout.readline)
+            child = int(line.split()[1])
+            assert len(client.client_list()) > 3
             parent.kill()
-        if child:
-            os.kill(child, signal.SIGKILL)
+            async with asyncio.timeout(5):
+                while len(client.client_list()) > 1:
+                    await asyncio.sleep(0.02)
+            os.kill(child, 0)  # it lives
+        finally:
+            parent.kill()
+            if child:
+                os.kill(child, signal.SIGKILL)
 
 
 # -- TLS -------------------------------------------------------------------------
