@@ -15,6 +15,8 @@ is logged and disturbs no job (FAIL-6). A hook that nobody implements isn't call
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -57,7 +59,11 @@ class ObserverHooks:
 
     @hookspec
     def job_failed(self, job: JobContext, error: BaseException) -> None:
-        """A run failed; `job_retried` or `job_dead` follows when that is settled."""
+        """A run failed; `job_retried` or `job_dead` follows when that is settled.
+
+        Look at the traceback here: it is taken off the error afterwards, since it
+        would keep alive all that the handler held.
+        """
 
     @hookspec
     def job_retried(self, job: JobContext, delay: timedelta) -> None:
@@ -85,14 +91,17 @@ class Observers:
         """Call this observer from now on.
 
         Raises:
-            ValueError: it is an observer already, or implements no hook of ours.
+            ValueError: it is an observer already, or implements no hook of ours, or an
+                `async` one.
         """
         name = self._manager.register(observer)
         callers = self._manager.get_hookcallers(observer)
         fault = "it has no method marked with offload.hookimpl"
         try:
             self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
+            for caller in callers or ():
+                _check_hooks(caller, observer)
+        except (pluggy.PluginValidationError, TypeError) as error:
             callers, fault = None, str(error)
         if not callers:
             self._manager.unregister(name=name)
@@ -104,5 +113,13 @@ class Observers:
         if hook in self.wanted:
             try:
                 getattr(self._manager.hook, hook)(**what)
-            except Exception:
-                log.exception("an observer raised in %s", hook)
+            except BaseException:  # also what would end the event loop: see FAIL-6
+                with contextlib.suppress(BaseException):
+                    log.exception("an observer raised in %s", hook)
+
+
+def _check_hooks(caller: pluggy.HookCaller, observer: object) -> None:
+    for hook in caller.get_hookimpls():
+        is_async = inspect.iscoroutinefunction(hook.function)
+        if hook.plugin is observer and (is_async or inspect.isasyncgenfunction(hook.function)):
+            raise TypeError(f"{caller.name} is `async`, and would never run; hooks are plain `def`")

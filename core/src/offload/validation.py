@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from offload.args import encode_args
 from offload.claims import Limits
 from offload.duration import format_duration
-from offload.errors import InvalidJobError, JobTooLargeError, UnsupportedError
+from offload.errors import InvalidJobError, JobTooLargeError, UnsupportedError, UsageError
 from offload.job import NAME_PATTERN, NAME_RULE, QUEUE_PATTERN, QUEUE_RULE, Job
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "check_handler_name",
     "check_job",
     "check_queue_name",
+    "named",
     "read_delay",
     "read_instant",
     "to_milliseconds",
@@ -41,6 +43,15 @@ def check_job(job: Any, limits: Limits) -> bytes:
     check_handler_name(job.handler)
     check_queue_name(job.queue)
     return capture_args(job.args, limits)
+
+
+def named(error: UsageError, jobs: Sequence[Any], index: int) -> UsageError:
+    """The same error, saying which of several jobs it is about."""
+    handler = getattr(jobs[index], "handler", None)
+    which = f"job {index} of {len(jobs)} (from 0)"
+    if isinstance(handler, str):
+        which += f", for handler {handler[:128]!r}"
+    return type(error)(f"{which}: {error}")
 
 
 def check_handler_name(name: Any) -> None:

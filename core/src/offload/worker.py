@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import msgspec
 
 from offload.claims import Claims, Limits
-from offload.errors import UnsupportedError
+from offload.errors import UnsupportedError, UsageError
 from offload.job import Args, Handler, Job
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ class Worker(abc.ABC):
 
         Raises:
             ValueError: a bad name or option (REG-1), or a timeout that the backend doesn't
-                leave to a run. TypeError: not callable (REG-2).
+                leave to a run.
+            TypeError: not callable, or not with the args alone; or a class, or a function with
+                a `yield` in it: a call of these would run nothing (REG-2).
             DuplicateHandlerError: the name is taken; the first handler stays (REG-3).
         """
 
@@ -217,7 +219,16 @@ class Worker(abc.ABC):
         backoff: Backoff | None = None,
         timeout: timedelta | float | None = None,
     ) -> Callable[[H], H]:
-        """`register` as a decorator, with the same options."""
+        """`register` as a decorator, with the same options.
+
+        Raises:
+            TypeError: it is written without parentheses and a name.
+        """
+        if callable(name):
+            given = getattr(name, "__name__", "name")
+            raise TypeError(
+                f'a handler has a name: write @worker.handler("{given}"), not @worker.handler'
+            )
 
         def decorate(handler: H) -> H:
             self.register(
@@ -230,13 +241,16 @@ class Worker(abc.ABC):
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
         """Perform several jobs; return their ids in order. An adapter may do it in one step.
 
-        A malformed one among them is refused before any is enqueued (PERF-4).
+        A malformed one among them is refused, by its index, before any is enqueued (PERF-4).
         """
-        from offload.validation import check_job  # the engine's workers never come here
+        from offload.validation import check_job, named  # the engine's workers never come here
 
         jobs = list(jobs)
-        for job in jobs:
-            check_job(job, self.limits)
+        for index, job in enumerate(jobs):
+            try:
+                check_job(job, self.limits)
+            except UsageError as error:
+                raise named(error, jobs, index) from None
         return [await self.perform(job) for job in jobs]
 
     async def counts(self) -> Mapping[str, QueueCounts]:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 
 from offload.driver import Delivery, Leases, Settlement, Subscription, Verdict
 from offload.engine.lease_keeper import LeaseKeeper
+from offload.engine.logs import job_log, shown, write
+from offload.engine.outage import Outage
 from offload.engine.pause import pause
 from offload.engine.prefetch import Prefetch
 from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
-from offload.engine.settler import Settler
-from offload.errors import BackendError
+from offload.engine.settler import Batch, Settler
+from offload.engine.supervisor import is_cancelled, supervised
 from offload.job import JobContext
 from offload.observers import Observers
 
-log = logging.getLogger("offload")
-job_log = logging.getLogger("offload.job")
+WHAT = "no jobs can be fetched"
 
 STALE_SECONDS = 0.2
 """Prefetched jobs that see no slot fall free in this time go back for others to take."""
@@ -43,33 +43,38 @@ class Dispatcher:
         registry: Registry,
         observers: Observers,
         concurrency: int,
+        longest_delay: timedelta,
     ) -> None:
         self.subscription = subscription
         self._observers = observers
         self._concurrency = concurrency
         self._loop = asyncio.get_running_loop()
-        self._settler = Settler(subscription, self._settled)
-        self._runner = Runner(registry, observers, self._settler, self._use_slots)
+        self._outage = Outage()
+        self._settler = Settler(subscription, self._settled, self._outage)
+        self._runner = Runner(registry, observers, self._settler, longest_delay, self._use_slots)
         self.runs_caller = self._runner.runs_caller
 
         self._buffer: deque[Delivery] = deque()
+        self._is_filling = False
         self._interruptible = False
         self._room = asyncio.Event()
         self._stale_timer: asyncio.TimerHandle | None = None
 
-        self._settle_task = self._loop.create_task(self._settler.run(), name="offload-settler")
-        self._fetch_task = self._loop.create_task(self._fetch(), name="offload-fetch")
+        # First what may fail: there may be no thread left.
         self._lease_keeper = (
-            LeaseKeeper(subscription, self._held, self._lost_from_thread)
+            LeaseKeeper(subscription, self._held, self._lost_from_thread, self._outage)
             if isinstance(subscription, Leases)
             else None
         )
+        self._settle_task = supervised(self._settler.run, "settle")
+        self._fetch_task = supervised(self._fetch, "fetch")
 
     # -- fetching ------------------------------------------------------------
 
     async def _fetch(self) -> None:
         failures = 0
         prefetch = Prefetch()
+        self._use_buffer()  # of a life before, which ended with an error
         while not self._runner.stopping:
             held = self._runner.busy_slots + len(self._buffer) + self._settler.unsettled
             limit = self._concurrency + prefetch.update(self._runner.ended_jobs) - held
@@ -82,14 +87,19 @@ class Dispatcher:
                 continue
             try:
                 fetched = await self.subscription.fetch(limit)
-            except Exception as error:
-                self._log_fetch_error(error)
+                deliveries = list(fetched.deliveries)
+            except BaseException as error:
+                if is_cancelled():
+                    raise
+                self._outage.fails(WHAT, error)
                 failures += 1
                 await self._interruptibly(pause(failures))
                 continue
             failures = 0
-            self._accept(fetched.deliveries)
-            if not fetched.deliveries and not self._runner.stopping:
+            self._outage.works(WHAT)
+            self._buffer += deliveries
+            self._use_buffer()
+            if not deliveries and not self._runner.stopping:
                 wait = IDLE_SECONDS
                 if fetched.next_due_ms is not None:
                     wait = min(wait, fetched.next_due_ms / 1000)
@@ -103,14 +113,7 @@ class Dispatcher:
         finally:
             self._interruptible = False
 
-    def _log_fetch_error(self, error: Exception) -> None:
-        if isinstance(error, BackendError):
-            log.warning("no jobs can be fetched now: %s", error)
-        else:
-            log.error("the driver failed to fetch", exc_info=error)
-
-    def _accept(self, deliveries: Collection[Delivery]) -> None:
-        self._buffer.extend(deliveries)
+    def _use_buffer(self) -> None:
         if self._runner.stopping:
             self._give_back_buffer()
             return
@@ -140,22 +143,24 @@ class Dispatcher:
         self._room.set()
 
     def _fill_slots(self) -> None:
-        while self._buffer and self._runner.busy_slots < self._concurrency:
-            self._runner.launch(self._buffer.popleft())
+        if self._is_filling:
+            return  # a run that ended within its launch: the loop below sees its slot
+        self._is_filling = True
+        runner = self._runner
+        while self._buffer and runner.busy_slots < self._concurrency and not runner.stopping:
+            runner.launch(self._buffer.popleft())
+        self._is_filling = False
 
     # -- settling ------------------------------------------------------------
 
-    def _settled(
-        self, batch: Iterable[tuple[Settlement, JobContext]], foreign: Collection[Delivery]
-    ) -> None:
+    def _settled(self, batch: Batch, foreign: Collection[Delivery]) -> None:
         tell_success = "job_succeeded" in self._observers.wanted
         for settlement, context in batch:
             if foreign and settlement.delivery in foreign:
-                job_log.warning(
+                write(
+                    job_log.warning,
                     "job %s (%s): too late to %s it; its lease was lost and it runs again",
-                    context.id,
-                    context.handler,
-                    settlement.verdict.value,
+                    *(shown(context.id), shown(context.handler), settlement.verdict.value),
                 )
             elif settlement.verdict is not Verdict.ACKNOWLEDGE:
                 self._tell_verdict(settlement, context)
@@ -169,7 +174,6 @@ class Dispatcher:
             self._observers.tell("job_retried", job=context, delay=delay)
         elif settlement.verdict is Verdict.DEAD_LETTER:
             error = settlement.failure.error if settlement.failure else ""
-            job_log.error("job %s (%s) is a dead letter: %s", context.id, context.handler, error)
             self._observers.tell("job_dead", job=context, error=error)
         else:
             self._observers.tell("job_returned", job=context)
@@ -187,10 +191,10 @@ class Dispatcher:
     def _lost(self, lost: Collection[Delivery]) -> None:
         for run in list(self._runner.runs):
             if run.delivery in lost:
-                job_log.warning(
+                write(
+                    job_log.warning,
                     "job %s (%s): its lease was lost; this run is cancelled",
-                    run.context.id,
-                    run.context.handler,
+                    *(shown(run.context.id), run.context.handler),
                 )
                 run.interrupt(Interruption.LEASE_LOST)
         if any(delivery in lost for delivery in self._buffer):
@@ -216,6 +220,7 @@ class Dispatcher:
         grace_ends = self._loop.time() + grace
         finished_before = self._runner.finished_jobs
         self._runner.stopping = True
+        self._give_back_buffer()  # no handler begins any more
         if self._interruptible:
             self._fetch_task.cancel()
         await asyncio.wait([self._fetch_task], timeout=CANCEL_SECONDS)
@@ -225,15 +230,18 @@ class Dispatcher:
         for run in list(self._runner.runs):
             run.interrupt(Interruption.STOPPING)
         await self._wait_until(lambda: not self._runner.runs, self._loop.time() + CANCEL_SECONDS)
-        for run in self._runner.runs:
+        for run in list(self._runner.runs):
             # It swallowed its cancellation. Its job goes back; what it does now counts no more.
-            job_log.warning(
-                "handler %s of job %s ignores its cancellation", run.context.handler, run.context.id
+            write(
+                job_log.warning,
+                "handler %s of job %s ignores its cancellation",
+                *(run.context.handler, shown(run.context.id)),
             )
             self._runner.give_back(run)
         await self._wait_until(lambda: self._settler.unsettled == 0, deadline)
         for delivery in self._settler.deliveries():
-            job_log.warning("job %s is not settled; it runs again when its lease ends", delivery.id)
+            line = "job %s is not settled; it runs again when its lease ends"
+            write(job_log.warning, line, shown(delivery.id))
             self._runner.returned.append(delivery.id)
         await self._close(deadline)
         finished = self._runner.finished_jobs - finished_before
@@ -251,6 +259,7 @@ class Dispatcher:
             self._stale_timer.cancel()
         self._settle_task.cancel()
         await asyncio.wait([self._settle_task])
+        self._settler.close()
         if self._lease_keeper is not None:
             await self._lease_keeper.stop(max(deadline, self._loop.time() + CLOSE_SECONDS))
         self._runner.close()

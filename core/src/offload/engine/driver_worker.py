@@ -34,6 +34,7 @@ from offload.validation import (
     capture_args,
     check_handler_name,
     check_queue_name,
+    named,
     read_delay,
     read_instant,
 )
@@ -91,21 +92,32 @@ class DriverWorker(Worker):
             async with self._lifecycle:
                 await self._open()
                 try:
-                    subscription = await self._driver.subscribe(self._queues)
+                    self._dispatcher = await self._subscribe()
                 except BaseException:
                     if not was_open:
                         self._is_open = False
                         self._ready_on = None
                         await self._driver.close()
                     raise
-                self._dispatcher = Dispatcher(
-                    subscription, self._registry, self._observers, self._config[CONCURRENCY]
-                )
                 self._state = State.RUNNING
         finally:
             self._starting = False
         log.info("worker started on %s", self._config)
         self._observers.tell("worker_started", worker=self)
+
+    async def _subscribe(self) -> Dispatcher:
+        subscription = await self._driver.subscribe(self._queues)
+        try:
+            return Dispatcher(
+                subscription,
+                self._registry,
+                self._observers,
+                self._config[CONCURRENCY],
+                self.limits.max_delay,
+            )
+        except BaseException:  # no thread was left for the leases
+            await subscription.close()
+            raise
 
     async def stop(self) -> StopReport:
         if self._state is State.STOPPED and not self._is_open:
@@ -220,7 +232,7 @@ class DriverWorker(Worker):
         """
         now_ms = time.time_ns() // 1_000_000
         jobs = list(jobs)
-        entries = [self._make_entry(job, 0, None, now_ms) for job in jobs]
+        entries = [self._make_one_of(jobs, index, now_ms) for index in range(len(jobs))]
         if self._ready_on is not asyncio.get_running_loop():
             await self._ready_to_perform()
         for begin in range(0, len(entries), MAX_BATCH):
@@ -234,6 +246,12 @@ class DriverWorker(Worker):
                 for job, entry in zip(jobs[begin:], batch, strict=False):
                     self._tell_enqueued(job, entry, now_ms)
         return [entry.id for entry in entries]
+
+    def _make_one_of(self, jobs: Sequence[Job], index: int, now_ms: int) -> Entry:
+        try:
+            return self._make_entry(jobs[index], 0, None, now_ms)
+        except UsageError as error:
+            raise named(error, jobs, index) from None
 
     async def _perform(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
         now_ms = time.time_ns() // 1_000_000

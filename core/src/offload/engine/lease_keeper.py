@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Collection
 
 from offload.driver import Delivery, Leases
+from offload.engine.logs import engine_log, write
+from offload.engine.outage import Outage
 
-log = logging.getLogger("offload")
+WHAT = "leases can't be extended"
 
 
 class LeaseKeeper:
@@ -21,11 +22,13 @@ class LeaseKeeper:
         leases: Leases,
         held: Callable[[], Collection[Delivery]],
         lost: Callable[[Collection[Delivery]], None],
+        outage: Outage,
     ) -> None:
         """Both callbacks are called from the keeper's thread."""
         self._leases = leases
         self._held = held
         self._lost = lost
+        self._outage = outage
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -42,7 +45,7 @@ class LeaseKeeper:
             async with asyncio.timeout_at(deadline):
                 await self._ended.wait()
         except TimeoutError:
-            log.warning("leases are still being extended: the backend doesn't answer")
+            write(engine_log.warning, "leases are still being extended: the backend doesn't answer")
         else:
             self._thread.join()
 
@@ -62,5 +65,6 @@ class LeaseKeeper:
                 lost = self._leases.extend(self._held())
                 if lost:
                     self._lost(lost)
-            except Exception as error:  # the next turn comes before the lease ends
-                log.warning("leases can't be extended now: %s", error)
+                self._outage.works(WHAT)
+            except BaseException as error:  # the next turn comes before the lease ends
+                self._outage.fails(WHAT, error)

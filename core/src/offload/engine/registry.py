@@ -55,8 +55,7 @@ class Registry:
         """See `Worker.register`."""
         if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
             raise ValueError(f"handler name {name!r}: must be {NAME_RULE}")
-        if not callable(function):
-            raise TypeError(f"handler {name!r}: {function!r} is not callable")
+        _check_function(name, function)
         if name in self._handlers:
             raise DuplicateHandlerError(f"handler {name!r} is registered already")
         if max_attempts is None:
@@ -94,13 +93,45 @@ def _seconds(name: str, timeout: timedelta | float) -> float:
     return float(seconds)
 
 
+def _check_function(name: str, function: Handler) -> None:
+    """Refuse what could be called for each job and would run nothing, or only fail."""
+    form = "a handler is a `def` or `async def` that is called with the args of the job"
+    if not callable(function):
+        raise TypeError(f"handler {name!r}: {function!r} is not callable; {form}")
+    if isinstance(function, type):
+        raise TypeError(
+            f"handler {name!r}: {function!r} is a class, and calling it would only make an "
+            f"instance; {form}"
+        )
+    if any(
+        inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in _code(function)
+    ):
+        raise TypeError(
+            f"handler {name!r}: {function!r} has a `yield` in it, so a call of it runs nothing; "
+            f"{form}"
+        )
+    try:
+        # As it is called: a decorator may bring more arguments to the function that it wraps.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return  # some that are written in C tell none
+    try:
+        signature.bind({})
+    except TypeError as error:
+        raise TypeError(
+            f"handler {name!r}: {function!r} takes {signature}, not one argument ({error}); {form}"
+        ) from None
+
+
 def _is_async(function: Handler) -> bool:
+    return any(inspect.iscoroutinefunction(f) for f in _code(function))
+
+
+def _code(function: object) -> tuple[object, object]:
+    """What is run by a call: the function, or what the `__call__` of an object is."""
     while isinstance(function, functools.partial):
         function = function.func
-    # An object with an async __call__ is as good as an async def.
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004  (its kind is asked, not whether)
-    )
+    return function, getattr(type(function), "__call__", None)  # noqa: B004  (not whether it is)
 
 
 async def _absent(_: object) -> None:

@@ -5,54 +5,62 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import logging
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from typing import Any
 
 from offload import envelope
 from offload.driver import Delivery, Failure, Settlement, Verdict
+from offload.duration import format_duration
+from offload.engine.logs import job_log, shown, write, write_traceback
 from offload.engine.registry import Registered, Registry
-from offload.engine.run import Interruption, Run, judge, timed_out
+from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
-from offload.engine.threads import HandlerThreads
+from offload.engine.threads import HandlerThreads, Outcome
+from offload.engine.verdicts import judge, let_frames_go, storable, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
 from offload.job import JobContext, running_job
 from offload.observers import Observers
 
-job_log = logging.getLogger("offload.job")
-
 _ACKNOWLEDGE = Verdict.ACKNOWLEDGE
 """Looked up once: in 3.11 a member of an enum costs as much to find as a Settlement to make."""
+STUBBORN_SECONDS = 0.3
+"""How long a handler that was cancelled at its timeout gets to end, before its job has failed."""
+
+MakeTask = Callable[[Coroutine[Any, Any, None]], "asyncio.Future[None]"]
 
 
 class Runner:
-    """Turns deliveries into runs, and runs into settlements."""
+    """Turns deliveries into runs, and runs into settlements.
+
+    Whatever is raised on the way from a delivery to its verdict is a failure of
+    that one job. Every busy slot is a handler that runs.
+    """
 
     def __init__(
         self,
         registry: Registry,
         observers: Observers,
         settler: Settler,
-        moved: Callable[[], None],
+        longest_delay: timedelta,
+        on_change: Callable[[], None],
     ) -> None:
-        """`moved` is called when a run has ended, and when a slot has fallen free."""
+        """`on_change` is called when a run has ended, and when a slot has fallen free."""
         self._registry = registry
         self._observers = observers
         self._settler = settler
-        self._moved = moved
-        loop = asyncio.get_running_loop()
-        # Each job starts from the context of start(), not from that of the job before it.
-        self._context = contextvars.copy_context()
-        # loop.create_task does no more than this, but costs half as much again.
-        self._make_task: Callable[..., asyncio.Task[None]] = (
-            loop.create_task
-            if loop.get_task_factory()
-            else functools.partial(asyncio.Task, loop=loop, name="offload-job")
-        )
+        self._longest_delay = longest_delay
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._make_task = _task_maker(self._loop)
         self._threads = HandlerThreads()
 
         self.runs: set[Run] = set()
+        """Those that have no verdict yet."""
         self.busy_slots = 0
-        """As many as there are runs, and handlers that go on in a thread after theirs."""
+        """As many as there are handlers that run: those of runs, and those that go on after
+        theirs, in a thread or deaf to their cancellation."""
         self.ended_jobs = 0
         self.finished_jobs = 0
         """Those of them whose handlers came to an end of their own."""
@@ -65,13 +73,27 @@ class Runner:
         context = running_job.get(None)
         return any(run.context is context for run in list(self.runs))
 
+    # -- from a delivery to a run ------------------------------------------------
+
     def launch(self, delivery: Delivery) -> None:
-        """Run this in a free slot, or settle it at once if it can't be run."""
+        """Run this in a free slot, or settle it at once if it can't be run. Never raises."""
+        try:
+            run = self._open(delivery)
+            if run is not None:
+                self._begin(run)
+        except BaseException as error:
+            self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+
+    def _open(self, delivery: Delivery) -> Run | None:
+        """Decode a delivery; one that can't be run is settled here."""
         try:
             job = envelope.decode(delivery.body)
-        except (envelope.UndecodableError, envelope.NewerVersionError) as error:
-            self._refuse(delivery, error)
-            return
+        except envelope.NewerVersionError as error:  # another worker may read it
+            self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            return None
+        except Exception as error:
+            self._bury(delivery, _context_of_unread(delivery), f"{error}")
+            return None
         context = JobContext(
             delivery.id,
             delivery.queue,
@@ -82,19 +104,30 @@ class Runner:
         )
         handler = self._registry.get(job.handler)
         if handler is None:
-            unknown = UnknownHandlerError(f"handler {job.handler!r} is not registered here")
+            unknown = UnknownHandlerError(f"handler {shown(job.handler)!r} is not registered here")
             self._fail(delivery, self._registry.absent, context, unknown)
-            return
+            return None
         if delivery.attempt > handler.max_attempts:
-            self._bury_crashed(delivery, context, handler.max_attempts)
-            return
-        run = Run(delivery, handler, context, job.args)
+            # Its attempts are used up, the last of them by a crash (DUR-6).
+            attempts = f"attempt {delivery.attempt - 1} of {handler.max_attempts}"
+            self._bury(
+                delivery, context, f"{attempts} never ended: its worker died, or lost its lease"
+            )
+            return None
+        return Run(delivery, handler, context, job.args)
+
+    def _begin(self, run: Run) -> None:
+        """Make the task of a run, which takes a slot from now on."""
         self.busy_slots += 1
         self.runs.add(run)
-        run.task = self._make_task(
-            self._run_async(run) if handler.is_async else self._run_in_thread(run),
-            context=self._context.copy(),
-        )
+        work = self._run_async(run) if run.handler.is_async else self._run_in_thread(run)
+        try:
+            run.task = self._make_task(work)
+        except BaseException as error:
+            work.close()
+            if run in self.runs:
+                self._end(run, error)
+                self._free_slot()
 
     def release(self, delivery: Delivery) -> None:
         """Give back what was never launched."""
@@ -104,94 +137,120 @@ class Runner:
         """End the threads, each when its handler lets it."""
         self._threads.close()
 
-    def _refuse(self, delivery: Delivery, error: Exception) -> None:
-        """What can't be read is dead as it is; a newer version may be read by another worker."""
-        if isinstance(error, envelope.NewerVersionError):
-            settlement = judge(delivery, self._registry.absent, error)
-        else:
-            failure = Failure(str(error), attempts=delivery.attempt - 1)
-            settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
-        self._settler.add(settlement, _context_of_unread(delivery))
-
-    def _bury_crashed(self, delivery: Delivery, context: JobContext, max_attempts: int) -> None:
-        """Its attempts are used up, the last of them by a crash (DUR-6)."""
-        runs = delivery.attempt - 1
-        failure = Failure(
-            f"attempt {runs} of {max_attempts} never ended: its worker died, or lost its lease",
-            attempts=runs,
-        )
-        self._settler.add(Settlement(delivery, Verdict.DEAD_LETTER, failure=failure), context)
+    # -- a run -------------------------------------------------------------------
 
     async def _run_async(self, run: Run) -> None:
         handler = run.handler
         error: BaseException | None = None
-        deadline: asyncio.Timeout | None = None
         try:
             running_job.set(run.context)
+            if handler.timeout is not None:
+                self._set_timer(run, handler.timeout)
             if "job_started" in self._observers.wanted:
                 self._observers.tell("job_started", job=run.context)
-            if handler.timeout is None:
-                await handler.function(run.args)  # type: ignore[misc]
-            else:
-                async with asyncio.timeout(handler.timeout) as deadline:
-                    await handler.function(run.args)  # type: ignore[misc]
+            result = await handler.function(run.args)  # type: ignore[misc]
+            if result is not None:
+                await _nothing_left_of(result)
         except BaseException as raised:
             error = raised
-        if deadline is not None and deadline.expired():
-            error = timed_out(handler, error)
-        self._end(run, error)
-        self._free_slot()
+        try:
+            self._end(run, error)
+        finally:
+            self._free_slot()
+            if error is not None:
+                let_frames_go(error)
+                del error  # this frame has been in its traceback, too
 
     async def _run_in_thread(self, run: Run) -> None:
-        running_job.set(run.context)
-        self._observers.tell("job_started", job=run.context)
-        call = self._threads.call(contextvars.copy_context(), run.handler.function, run.args)
         error: BaseException | None = None
-        deadline = asyncio.timeout(run.handler.timeout)
+        call: asyncio.Future[Outcome] | None = None
         try:
-            async with deadline:
-                outcome = await asyncio.shield(call)
-                error = outcome.error
-                if error is None and hasattr(outcome.value, "__await__"):
-                    await outcome.value
+            running_job.set(run.context)
+            if run.handler.timeout is not None:
+                self._set_timer(run, run.handler.timeout)
+            self._observers.tell("job_started", job=run.context)
+            call = self._threads.call(contextvars.copy_context(), run.handler.function, run.args)
+            outcome = await asyncio.shield(call)
+            error, result = outcome
+            del outcome
+            if error is None and result is not None:
+                await _nothing_left_of(result)
         except BaseException as raised:
             error = raised
-        if deadline.expired():
-            error = timed_out(run.handler, error)
-        self._end(run, error)
-        if call.done():
-            self._free_slot()
-        else:
-            self._moved()
-            job_log.warning(
-                "handler %s of job %s can't be stopped and keeps its slot until it ends",
-                run.context.handler,
-                run.context.id,
-            )
-            call.add_done_callback(lambda _: self._free_slot())
+        try:
+            self._end(run, error)
+        finally:
+            if call is None or call.done():
+                self._free_slot()
+            else:
+                self._tell_stubborn(run, "can't be stopped")
+                call.add_done_callback(lambda _: self._free_slot())
+                self._on_change()
+            if error is not None:
+                let_frames_go(error)
+                del error
+            del call
+
+    def _set_timer(self, run: Run, seconds: float) -> None:
+        run.timer = self._loop.call_later(seconds, self._time_out, run)
+
+    def _time_out(self, run: Run) -> None:
+        """Cancel a run; if its handler doesn't hear of that, its job has failed all the same."""
+        if run in self.runs and run.interruption is None:
+            run.interrupt(Interruption.TIMED_OUT)
+            run.timer = self._loop.call_later(STUBBORN_SECONDS, self._give_up, run)
+
+    def _give_up(self, run: Run) -> None:
+        if run in self.runs:
+            self._tell_stubborn(run, "ignores its cancellation")
+            self._end(run, None)
+            self._on_change()
+
+    def _tell_stubborn(self, run: Run, how: str) -> None:
+        write(
+            job_log.warning,
+            f"handler %s of job %s {how} and keeps its slot until it ends",
+            *(run.context.handler, shown(run.context.id)),
+        )
+
+    # -- from a run to its verdict -------------------------------------------------
 
     def _end(self, run: Run, error: BaseException | None) -> None:
-        self.runs.discard(run)
+        """Give the verdict on a run, unless it has one. Never raises."""
+        if run not in self.runs:
+            return  # it had been given up before
+        self._leave(run)
         self.ended_jobs += 1
+        interruption = run.interruption
+        if interruption is Interruption.TIMED_OUT:
+            error = timed_out(run.handler, error)
+            interruption = None
         if error is None:
             self.finished_jobs += 1
             self._settler.add(Settlement(run.delivery, _ACKNOWLEDGE), run.context)
-        elif run.interruption is Interruption.LEASE_LOST:
+        elif interruption is Interruption.LEASE_LOST:
             self._observers.tell("job_returned", job=run.context)
-        elif run.interruption or (self.stopping and isinstance(error, WorkerStoppedError)):
+        elif interruption or (self.stopping and issubclass(type(error), WorkerStoppedError)):
             self.give_back(run)
         else:
             self.finished_jobs += 1
             self._fail(run.delivery, run.handler, run.context, error)
 
+    def _leave(self, run: Run) -> None:
+        self.runs.discard(run)
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+
     def give_back(self, run: Run) -> None:
         """Its job was cut short, and runs again."""
+        self._leave(run)
         self.returned.append(run.context.id)
         self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
 
     def _free_slot(self) -> None:
         self.busy_slots -= 1
-        self._moved()
+        self._on_change()
 
     def _fail(
         self,
@@ -200,8 +259,54 @@ class Runner:
         context: JobContext,
         error: BaseException,
     ) -> None:
-        self._settler.add(judge(delivery, handler, error), context)
+        if self._loop.is_closed():
+            return  # a handler that died with its loop: there is nobody left to settle it
+        settlement = judge(delivery, handler, error, self._longest_delay)
+        self._settler.add(settlement, context)
+        self._log_failure(settlement, context, handler.max_attempts)
         self._observers.tell("job_failed", job=context, error=error)
+
+    def _bury(self, delivery: Delivery, context: JobContext, reason: str) -> None:
+        """A job that never ran, or ran too often, is dead as it is."""
+        failure = Failure(storable(reason), attempts=delivery.attempt - 1)
+        settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
+        self._settler.add(settlement, context)
+        self._log_failure(settlement, context, 0)
+
+    def _log_failure(self, settlement: Settlement, context: JobContext, max_attempts: int) -> None:
+        """One line for each attempt that failed; the last one with its traceback."""
+        failure = settlement.failure or Failure("")
+        of = f" of {max_attempts}" if max_attempts else ""
+        what = (shown(context.id), shown(context.handler) or "unreadable", failure.attempts, of)
+        if settlement.verdict is Verdict.RETRY:
+            after = format_duration(timedelta(milliseconds=settlement.delay_ms))
+            line = "job %s (%s): attempt %d%s failed, the next comes in %s: %s"
+            write(job_log.warning, line, *what, after, shown(failure.error))
+        else:
+            line = "job %s (%s): attempt %d%s failed; it is a dead letter: %s"
+            write_traceback(job_log, line, *what, shown(failure.error), trace=failure.traceback)
+
+
+def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:
+    """How to make the task of a run, with a context of its own.
+
+    Each job starts from the context of start(), not from that of the job before it.
+    """
+    context = contextvars.copy_context()
+    if loop.get_task_factory() is None:
+        # loop.create_task does no more than this, but costs half as much again.
+        make_task = functools.partial(asyncio.Task, loop=loop, name="offload-job")
+        return lambda work: make_task(work, context=context.copy())
+    # Not every factory takes a context; but each takes over the one in which it is called.
+    return lambda work: context.copy().run(loop.create_task, work)
+
+
+async def _nothing_left_of(result: Any) -> None:
+    """A handler returns nothing, or what is to be awaited; what can't run here is a mistake."""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError("the handler returned a generator, which nobody runs; return nothing")
+    if hasattr(result, "__await__"):
+        await result
 
 
 def _context_of_unread(delivery: Delivery) -> JobContext:

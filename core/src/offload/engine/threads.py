@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 class Outcome(NamedTuple):
     """How a call in a thread ended."""
 
-    value: Any
     error: BaseException | None
+    value: Any
 
 
 class _Call(NamedTuple):
@@ -40,17 +40,21 @@ class HandlerThreads:
     def call(
         self, context: Context, function: Callable[[Any], Any], argument: Any
     ) -> asyncio.Future[Outcome]:
-        """Run `function(argument)` in a thread. The future ends when it does, and never raises."""
+        """Run `function(argument)` in a thread. The future ends when it does, and never raises.
+
+        Raises:
+            RuntimeError: there can be no more threads.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
-        future.add_done_callback(self._freed)
         if self._idle:
             self._idle -= 1
         else:
             name = f"offload-handler-{len(self._threads) + 1}"
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            thread.start()  # the system may have no thread left
             self._threads.append(thread)
-            thread.start()
+        future.add_done_callback(self._freed)
         self._calls.put(_Call(loop, future, context, function, argument))
         return future
 
@@ -70,9 +74,9 @@ class HandlerThreads:
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             try:
-                outcome = Outcome(call.context.run(call.function, call.argument), None)
+                outcome = Outcome(None, call.context.run(call.function, call.argument))
             except BaseException as error:
-                outcome = Outcome(None, error)
+                outcome = Outcome(error, None)
             try:
                 call.loop.call_soon_threadsafe(_resolve, call.future, outcome)
             except RuntimeError:
