@@ -17,6 +17,7 @@ import pytest
 from processes import free_port
 from redis.asyncio.connection import Connection
 from redis.exceptions import InvalidResponse
+from support import DEADLINE
 
 import offload
 from offload import BackendError, BackendUnavailableError, Job
@@ -261,6 +262,40 @@ async def test_dur_2_a_child_that_outlives_its_parent_holds_no_connection(
             parent.kill()
             if child:
                 os.kill(child, signal.SIGKILL)
+
+
+FORK = textwrap.dedent(
+    """
+    import asyncio, os, sys, offload
+
+    driver = offload.connect(sys.argv[1])._driver
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(driver.open())
+
+    def enqueue(*ids):
+        for each in ids:
+            entry = offload.Entry(each, "default", b"x")
+            loop.run_until_complete(driver.enqueue([entry]))
+
+    enqueue("before")
+    child = os.fork()
+    if not child:
+        loop = asyncio.new_event_loop()  # and the connections of the old one are left alone
+        enqueue("child-1")
+        os._exit(0)
+    os.waitpid(child, 0)
+    enqueue("parent-1", "parent-2")
+    """
+)
+
+
+def test_perf_1_a_fork_of_a_driver_that_is_open(server, space, store, keys):
+    """Parent and child number their calls alike, and must not be taken for each other."""
+    command = [sys.executable, "-c", FORK, f"{server.url}?namespace={space}"]
+    subprocess.run(command, check=True, timeout=DEADLINE)
+    stored = [entry.split()[0].decode() for entry in store.lrange(keys.ready, 0, -1)]
+    wanted = ["before", "child-1", "parent-1", "parent-2"]
+    assert stored == wanted
 
 
 # -- TLS -------------------------------------------------------------------------

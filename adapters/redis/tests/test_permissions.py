@@ -109,6 +109,28 @@ async def test_who_may_not_wait_is_told_so_and_does_not_spin(make, user, store, 
     assert len(late) == 1 and "bzpopmin" in late[0].lower()
 
 
+async def test_a_waker_that_fails_does_not_spin(make, idle, recorder, caplog, monkeypatch):
+    """Whatever it fails with: jobs are found by looking, once a second."""
+    worker = make()
+    worker.register("note", recorder.note)
+    asked = []
+
+    async def fail(*command):
+        asked.append(command)
+        raise TypeError("odd")
+
+    await worker.start()
+    waker = worker._dispatcher.subscription._waker
+    await idle(worker)
+    ((commands, _),) = waker._places
+    monkeypatch.setattr(commands, "ask", fail)
+    for number in range(3):
+        await worker.perform(Job("note"))
+        await recorder.until_started(number + 1)
+    assert len(asked) == 1
+    assert len([line for line in warnings_of(caplog) if "late" in line]) == len(asked)
+
+
 async def test_a_waker_whose_marker_is_a_stray_key_wakes_again(make, idle, store, keys, recorder):
     worker = make()
     worker.register("note", recorder.note)

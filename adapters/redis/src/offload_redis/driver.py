@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +59,8 @@ class RedisDriver:
 
     def _begin(self) -> None:
         # Nobody else numbers calls under this name, not even another child of a process that
-        # made this worker and forked: see the script.
+        # made this worker, or opened it, and forked: see the script.
+        self._process = os.getpid()
         self._performer = secrets.token_hex(8)
         self._numbers = Counter[str]()
         self._known.clear()
@@ -79,6 +81,8 @@ class RedisDriver:
 
     @translated
     async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if self._process != os.getpid():
+            self._begin()
         batches = [
             self._number(self._known.get(queue) or await self._know(queue), batch)
             for queue, batch in _batches(entries)

@@ -69,7 +69,7 @@ class Waker:
             except BackendUnavailableError:
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            except BackendError as error:
+            except Exception as error:
                 await self._refused(keys, error)
                 continue
             if marker is None:
@@ -80,9 +80,9 @@ class Waker:
                     await self._other.ask("ZADD", key, 0, "wake")
             return
 
-    async def _refused(self, keys: Sequence[str], error: BackendError) -> None:
+    async def _refused(self, keys: Sequence[str], error: Exception) -> None:
         """Go without markers for a while, unless it was for a stray key."""
-        with contextlib.suppress(BackendError):
+        with contextlib.suppress(Exception):
             if await self._other.mend(keys[:-1]):
                 return
         if not self._has_complained:
