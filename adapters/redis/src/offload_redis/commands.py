@@ -81,7 +81,7 @@ class Commands(ABC):
         step = 1 if behind is None else 2
         for index, call in enumerate(calls):
             place = slice(index * step, (index + 1) * step)
-            if is_wrong_type(replies[place.start]) and await self.mend(call.keys):
+            if is_wrong_type(replies[place.start]) and await self.mend(call.keys) is not None:
                 commands = _with([call.by_source()], behind)
                 replies[place] = await self.execute(commands, once=once)
         return replies
@@ -93,14 +93,14 @@ class Commands(ABC):
             BackendError: as `execute` does, or the reply is an error.
         """
         (reply,) = await self.execute((command,))
-        if is_wrong_type(reply) and await self.mend((str(command[1]),)):
+        if is_wrong_type(reply) and await self.mend((str(command[1]),)) is not None:
             (reply,) = await self.execute((command,))
         if isinstance(reply, Exception):
             raise translate(reply, self.where, maybe_stored=False) from reply
         return reply
 
-    async def mend(self, keys: Sequence[str]) -> bool:
-        """Put aside what lies under these keys and isn't of our types; whether anything did.
+    async def mend(self, keys: Sequence[str]) -> int | None:
+        """Put aside what lies under these keys and isn't of our types; return how many, or None.
 
         Else one stray key would hold up a queue, or all, for ever.
         """
@@ -109,11 +109,11 @@ class Commands(ABC):
         if isinstance(moved, Exception):
             names = ", ".join(keys)
             log.warning("%s: a stray key among %s can't be put aside: %s", self.where, names, moved)
-            return False
+            return None
         for key, aside in zip(moved[::2], moved[1::2], strict=True):
             message = "%s: the key %s held what isn't Offload's; it was renamed to %s"
             log.error(message, self.where, key.decode(), aside.decode())
-        return bool(moved)
+        return len(moved) // 2  # none, if another connection was quicker
 
 
 def _with(commands: list[Command], behind: Command | None) -> list[Command]:
