@@ -14,13 +14,19 @@ import processes
 import pytest
 import redis
 from processes import WorkerProcess, free_port
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError
 from support import DEADLINE
 from wire import Wire
 
 import offload
+from offload.config import parse_address, read_config
 from offload_redis import scripts
 from offload_redis.conformance import PrivateServer
+from offload_redis.driver import RedisDriver
 from offload_redis.keys import QueueKeys
+from offload_redis.link import Link
+from offload_redis.options import COMMON
 from offload_redis.scripts import Script
 
 PROGRAM = "redis-server"
@@ -142,6 +148,73 @@ def until_extended():
                 await asyncio.sleep(0.02)
 
     return until_extended
+
+
+# -- drivers -------------------------------------------------------------------
+
+
+@pytest.fixture(params=["redis", "redis+fake"])
+def server_url(request, server):
+    return server.url if request.param == "redis" else f"redis+fake://{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+async def drive(server_url, space):
+    """Makes drivers of one server and namespace."""
+    drivers = []
+
+    async def drive(**options):
+        query = "&".join(f"{name}={value}" for name, value in options.items())
+        address = parse_address(f"{server_url}?namespace={space}&{query}".rstrip("&"))
+        drivers.append(RedisDriver(read_config(address, COMMON)))
+        await drivers[-1].open()
+        return drivers[-1]
+
+    yield drive
+    for driver in drivers:
+        await driver.close()
+
+
+@pytest.fixture
+async def driver(drive):
+    return await drive()
+
+
+@pytest.fixture
+async def subscribe():
+    """Subscribes; what is subscribed is closed at the end."""
+    subscriptions = []
+
+    async def subscribe(driver, *queues):
+        subscriptions.append(await driver.subscribe(queues or ("default",)))
+        return subscriptions[-1]
+
+    yield subscribe
+    for subscription in subscriptions:
+        await subscription.close()
+
+
+@pytest.fixture
+def lose_reply(monkeypatch):
+    """The next answer to this script is lost, with the connection; says how often it was."""
+    exchange = Link._exchange
+    lost = []
+
+    def lose(script):
+        wanted = [script]
+
+        async def lossy(link, commands):
+            replies = await exchange(link, commands)
+            ran = any(script.digest in each or script.source in each for each in commands)
+            if wanted and ran and not any(isinstance(each, NoScriptError) for each in replies):
+                lost.append(wanted.pop())
+                raise RedisConnectionError("cut")
+            return replies
+
+        monkeypatch.setattr(Link, "_exchange", lossy)
+        return lost
+
+    return lose
 
 
 # -- processes -----------------------------------------------------------------

@@ -325,15 +325,6 @@ def test_perf_8_a_refusal_inside_a_script_of_redis_6(text, says):
     assert says in str(translated)
 
 
-async def test_a_key_that_somebody_else_uses(make, store, keys):
-    """No error of the server's is taken for a number or a list."""
-    worker = make()
-    await worker.perform_in(Job("note"), 60)
-    store.set(keys.ready, "mine")
-    with pytest.raises(BackendError, match="wrong kind"):
-        await worker.counts()
-
-
 @pytest.mark.parametrize("user", ["jobs", "poor"])
 async def test_how_far_durable_reaches_is_found_out(make, guarded, user):
     _, url = guarded

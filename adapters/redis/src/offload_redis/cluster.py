@@ -125,7 +125,8 @@ class ClusterLink(Commands):
                 continue
             if slots:
                 self._owners = [
-                    (first, last, (master[0].decode() or node[0], master[1]))
+                    # A node that doesn't know its own name is where we asked it.
+                    (first, last, ((master[0] or b"").decode() or node[0], master[1]))
                     for first, last, master, *_ in slots
                 ]
                 return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from redis.exceptions import NoScriptError
 
-from offload_redis.errors import translate
-from offload_redis.scripts import Argument, Call
+from offload_redis.errors import is_wrong_type, translate
+from offload_redis.keys import type_of
+from offload_redis.scripts import MEND, Argument, Call
+
+log = logging.getLogger("offload")
 
 Command: TypeAlias = Sequence[Argument]
 
@@ -50,15 +54,36 @@ class Commands(ABC):
         Raises:
             BackendError: as `execute` does, or the first reply that is an error.
         """
+        replies = await self.run_each(calls, behind=behind, once=once)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise translate(reply, self.where, maybe_stored=len(replies) > 1) from reply
+        return replies
+
+    async def run_each(
+        self,
+        calls: Sequence[Call],
+        *,
+        behind: Command | None = None,
+        once: bool = False,
+    ) -> list[Any]:
+        """Run scripts, as `run` does, and return errors among the replies.
+
+        Raises:
+            BackendError: as `execute` does.
+        """
         commands = _with([call.by_digest() for call in calls], behind)
         replies = await self.execute(commands, once=once)
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # A new server, or a flushed one. Those that ran do nothing when they come again.
             commands = _with([call.by_source() for call in calls], behind)
             replies = await self.execute(commands, once=once)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise translate(reply, self.where, maybe_stored=len(replies) > 1) from reply
+        step = 1 if behind is None else 2
+        for index, call in enumerate(calls):
+            place = slice(index * step, (index + 1) * step)
+            if is_wrong_type(replies[place.start]) and await self.mend(call.keys) is not None:
+                commands = _with([call.by_source()], behind)
+                replies[place] = await self.execute(commands, once=once)
         return replies
 
     async def ask(self, *command: Argument) -> Any:
@@ -68,9 +93,27 @@ class Commands(ABC):
             BackendError: as `execute` does, or the reply is an error.
         """
         (reply,) = await self.execute((command,))
+        if is_wrong_type(reply) and await self.mend((str(command[1]),)) is not None:
+            (reply,) = await self.execute((command,))
         if isinstance(reply, Exception):
             raise translate(reply, self.where, maybe_stored=False) from reply
         return reply
+
+    async def mend(self, keys: Sequence[str]) -> int | None:
+        """Put aside what lies under these keys and isn't of our types; return how many, or None.
+
+        Else one stray key would hold up a queue, or all, for ever.
+        """
+        call = Call(MEND, tuple(keys), tuple(type_of(key) for key in keys))
+        (moved,) = await self.execute((call.by_source(),))
+        if isinstance(moved, Exception):
+            names = ", ".join(keys)
+            log.warning("%s: a stray key among %s can't be put aside: %s", self.where, names, moved)
+            return None
+        for key, aside in zip(moved[::2], moved[1::2], strict=True):
+            message = "%s: the key %s held what isn't Offload's; it was renamed to %s"
+            log.error(message, self.where, key.decode(), aside.decode())
+        return len(moved) // 2  # none, if another connection was quicker
 
 
 def _with(commands: list[Command], behind: Command | None) -> list[Command]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,14 +10,16 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
-from offload.config import NAMESPACE, Config
+from offload.config import NAMESPACE, QUEUES, Config
 from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
 from offload_redis.durability import check_server
 from offload_redis.entries import read_entry
+from offload_redis.errors import translated
 from offload_redis.keeper import Keeper
-from offload_redis.keys import QueueKeys, queues_key
+from offload_redis.keys import QueueKeys, queues_key, read_names
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
+from offload_redis.permissions import check_performing, check_working
 from offload_redis.scripts import Argument, Call
 from offload_redis.servers import server_of
 from offload_redis.subscription import RedisSubscription
@@ -33,6 +36,7 @@ class RedisDriver:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.where = str(config)
         self._server = server_of(config)
         self._link = self._server.commands()
         self._namespace = config[NAMESPACE]
@@ -41,13 +45,25 @@ class RedisDriver:
         self._wait_ms = config[TIMEOUT] // timedelta(milliseconds=2)
         self._known: dict[str, QueueKeys] = {}
 
+    @translated
     async def open(self) -> None:
+        self._begin()
+        try:
+            self._durable = await check_server(self._link, self._config)
+            names = queues_key(self._namespace)
+            queues = [self._keys(queue) for queue in self._config[QUEUES]]
+            await check_performing(self._link, names, queues, replicas=self._replicas)
+        except BaseException:
+            await self._link.drop()  # nobody closes what didn't open
+            raise
+
+    def _begin(self) -> None:
         # Nobody else numbers calls under this name, not even another child of a process that
-        # made this worker and forked: see the script.
+        # made this worker, or opened it, and forked: see the script.
+        self._process = os.getpid()
         self._performer = secrets.token_hex(8)
         self._numbers = Counter[str]()
         self._known.clear()
-        self._durable = await check_server(self._link, self._config)
 
     def claim_notes(self) -> Mapping[str, str]:
         return {} if self._server.dies_with_us else {"durable": self._durable}
@@ -63,13 +79,24 @@ class RedisDriver:
 
     # -- storing ---------------------------------------------------------------
 
+    @translated
     async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if self._process != os.getpid():
+            self._begin()
         batches = [
             self._number(self._known.get(queue) or await self._know(queue), batch)
             for queue, batch in _batches(entries)
         ]
         for _ in range(TRIES):
             replies = await self._send(batches)
+            if -2 in replies:
+                self._begin()
+                batches = [
+                    self._number(self._keys(batch.keys.queue), batch.entries)
+                    if reply < 0
+                    else batch
+                    for batch, reply in zip(batches, replies, strict=True)
+                ]
             if 1 in replies:
                 # A server that hears of us for the first time, or that forgot everything.
                 await self._name({batch.keys.queue for batch in batches})
@@ -85,7 +112,12 @@ class RedisDriver:
     async def _send(self, batches: Sequence[_Batch]) -> list[int]:
         """Send these together; of each, what the script answers."""
         first: dict[str, int] = {}
-        calls = [batch.call(first.setdefault(batch.keys.queue, batch.number)) for batch in batches]
+        calls = [
+            batch.call(
+                first.setdefault(batch.keys.queue, batch.number), self._numbers[batch.keys.queue]
+            )
+            for batch in batches
+        ]
         if not self._replicas:
             return await self._link.run(calls)
         wait = ("WAIT", self._replicas, self._wait_ms)
@@ -113,9 +145,11 @@ class RedisDriver:
 
     # -- consuming -------------------------------------------------------------
 
+    @translated
     async def subscribe(self, queues: Sequence[str]) -> RedisSubscription:
         server = self._server
         keys = [await self._know(queue) for queue in queues]
+        await check_working(self._link, keys)
         waker = Waker(server.places([each.wake for each in keys], ANSWER_SECONDS), self._link)
         lease = self._config[LEASE]
         keeper = Keeper(server, min(self._config[TIMEOUT], lease / 3).total_seconds())
@@ -127,19 +161,23 @@ class RedisDriver:
 
     async def _all_queues(self) -> list[QueueKeys]:
         names = await self._link.ask("SMEMBERS", queues_key(self._namespace))
-        return [self._keys(name.decode()) for name in sorted(names)]
+        # Should the set be gone, the queues of this worker are known at least.
+        return [self._keys(name) for name in sorted({*read_names(names), *self._config[QUEUES]})]
 
     async def _all_ids(self) -> list[str]:
         ids: list[str] = []
         for keys in await self._all_queues():
-            entries = [
-                *await self._link.ask("LRANGE", keys.ready, 0, -1),
-                *await self._link.ask("ZRANGE", keys.later, 0, -1),
-                *await self._link.ask("HVALS", keys.running),
-            ]
-            ids += (read_entry(entry, "")[0] for entry in entries)
+            looks = (
+                ("LRANGE", keys.ready, 0, -1),
+                ("ZRANGE", keys.later, 0, -1),
+                ("HVALS", keys.running),
+            )
+            for found in await self._link.execute(looks):
+                entries = () if isinstance(found, Exception) else found
+                ids += (read_entry(entry, "")[0] for entry in entries)
         return ids
 
+    @translated
     async def counts(self) -> Mapping[str, QueueCounts]:
         queues = await self._all_queues()
         calls = [
@@ -147,7 +185,7 @@ class RedisDriver:
             for keys in queues
         ]
         counts: dict[str, QueueCounts] = {}
-        for keys, numbers in zip(queues, await self._link.run(calls) if calls else (), strict=True):
+        for keys, numbers in zip(queues, await self._link.run(calls), strict=True):
             if any(numbers):
                 waiting, running, scheduled, dead = numbers
                 counts[keys.queue] = QueueCounts(
@@ -155,15 +193,19 @@ class RedisDriver:
                 )
         return counts
 
+    @translated
     async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
         return await dead_letters.page(self._link, await self._all_queues(), limit, after)
 
+    @translated
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
         return await dead_letters.show(self._link, await self._all_queues(), job_id)
 
+    @translated
     async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:
         return await dead_letters.requeue(self._link, await self._all_queues(), ids)
 
+    @translated
     async def discard_dead(self, ids: Sequence[str]) -> Sequence[str]:
         return await dead_letters.discard(self._link, await self._all_queues(), ids)
 
@@ -175,10 +217,10 @@ class _Batch(NamedTuple):
     number: int
     entries: Sequence[Entry]
 
-    def call(self, first: int) -> Call:
-        """The call that stores them, in a row of calls that begins with this number."""
+    def call(self, first: int, last: int) -> Call:
+        """The call that stores them, in a row of calls that begins and ends with these numbers."""
         keys = self.keys
-        arguments: list[Argument] = [self.number, first]
+        arguments: list[Argument] = [self.number, first, last]
         for entry in self.entries:
             due: Argument = ""
             if entry.delay_ms:

@@ -2,10 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
+
+from offload import InvalidJobError
+from offload.validation import check_queue_name
+
+_TYPES = {
+    "queues": "set",
+    "ready": "list",
+    "later": "zset",
+    "running": "hash",
+    "leases": "zset",
+    "numbers": "hash",
+    "wake": "zset",
+    "dead": "zset",
+    "jobs": "hash",
+    "reasons": "hash",
+}
+
 
 def queues_key(namespace: str) -> str:
     """The set of the names of all queues."""
     return f"{namespace}:queues"
+
+
+def type_of(key: str) -> str:
+    """The type that Redis should name for one of our keys."""
+    # The last part of the numbers of calls is a performer's name.
+    return _TYPES.get(key.rpartition(":")[2], "string")
+
+
+def read_names(members: Iterable[bytes]) -> list[str]:
+    """The names of queues among the members of the set; a stranger may have added others."""
+    names = []
+    for member in members:
+        name = member.decode("ascii", "replace")
+        with contextlib.suppress(InvalidJobError):
+            check_queue_name(name)
+            names.append(name)
+    return names
 
 
 class QueueKeys:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from offload_redis.commands import Command, Commands
 from offload_redis.errors import translate
+from offload_redis.sockets import HeldSocket
 
 
 def _find_packer() -> Callable[[Any], bytes] | None:
@@ -39,32 +39,52 @@ class Link(Commands):
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._held: HeldSocket | None = None
 
     async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
-        if self._loop is not asyncio.get_running_loop():
-            await self._move_to(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            await self._move_to(loop)
+        deadline = loop.time() + self._timeout
         sent = False
-        async with self._turn:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    if self._connection.is_connected:
-                        sent = True
-                        try:
-                            return await self._exchange(commands)
-                        except (RedisConnectionError, OSError):
-                            if once:
-                                raise
-                            # It may have been dead for long: only now is it noticed.
-                            await self.drop()
-                    await self._connection.connect()  # type: ignore[no-untyped-call]
+        turn = self._turn
+        if turn.locked():
+            await self._wait_for_turn(deadline)
+        else:
+            await turn.acquire()
+        try:
+            async with asyncio.timeout_at(deadline):
+                if self._connection.is_connected:
                     sent = True
-                    return await self._exchange(commands)
-            except BaseException as error:
-                # Whatever is still to come on it must never be taken for another's reply.
-                await self.drop()
-                if isinstance(error, (RedisError, OSError)):
-                    raise translate(error, self.where, maybe_stored=sent) from error
-                raise
+                    try:
+                        return await self._exchange(commands)
+                    except Exception:
+                        if once or _running_loop() is None:
+                            raise
+                        # It may have been dead for long: only now is it noticed.
+                        await self.drop()
+                await self._connection.connect()  # type: ignore[no-untyped-call]
+                self._held = HeldSocket(self._connection)
+                sent = True
+                return await self._exchange(commands)
+        except BaseException as error:
+            if _running_loop() is None:
+                raise  # the loop is gone, and this is thrown away
+            # Whatever is still to come on it must never be taken for another's reply.
+            await self.drop()
+            if isinstance(error, Exception) or _is_not_ours(error):
+                raise translate(error, self.where, maybe_stored=sent) from _bare(error)
+            raise
+        finally:
+            turn.release()
+
+    async def _wait_for_turn(self, deadline: float) -> None:
+        """Those before us may use up all the time, but no more than that."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise translate(error, self.where, maybe_stored=False) from None
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         connection = self._connection
@@ -87,6 +107,31 @@ class Link(Commands):
         self._loop = loop
 
     async def drop(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.let_go(loop_runs=self._loop is _running_loop())
         # On the connection of a loop that was closed it says so, and disconnects all the same.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(Exception):
             await self._connection.disconnect(nowait=True)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _is_not_ours(error: BaseException) -> bool:
+    """Whether it is a cancellation that nobody asked of this task: the client's own, then."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Without the frames of the client, in whose locals is the password."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from offload.config import Option, duration, integer, one_of, some_text
@@ -20,9 +21,17 @@ DATABASE = Option("db", 0, integer(0, 1_000_000))
 """The number of the database, where the path is taken by the socket's."""
 
 
-SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, some_text)
-SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, some_text)
-SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, some_text)
+def _file(text: str) -> str:
+    """The path from the root: a handler may change the working directory before it is opened."""
+    path = Path(text).absolute()
+    if not path.is_file():
+        raise ValueError("the path of a file")
+    return str(path)
+
+
+SSL_CA_CERTS: Option[str | None] = Option("ssl_ca_certs", None, _file)
+SSL_CERTFILE: Option[str | None] = Option("ssl_certfile", None, _file)
+SSL_KEYFILE: Option[str | None] = Option("ssl_keyfile", None, _file)
 SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional", "none"))
 
 SENTINEL_USERNAME: Option[str | None] = Option("sentinel_username", None, some_text)

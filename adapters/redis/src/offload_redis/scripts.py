@@ -37,6 +37,10 @@ COUNT = _load("count")
 DEAD_PAGE = _load("dead_page")
 REQUEUE = _load("requeue")
 DISCARD = _load("discard")
+DEAD_SHOW = _load("dead_show")
+ADOPT = _load("adopt")
+MEND = _load("mend")
+PERMISSIONS = _load("permissions")
 
 
 @dataclass(frozen=True, slots=True)

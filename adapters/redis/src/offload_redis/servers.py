@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,14 @@ from offload.config import Config
 from offload_redis import options
 from offload_redis.cluster import ClusterLink, Node
 from offload_redis.commands import Commands
+from offload_redis.credentials import credentials_of
 from offload_redis.link import Link
 from offload_redis.sentinel import SentinelLink
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
+MAX_SOCKET_PATH = 107
+"""Bytes; of any socket's path, on Linux."""
 
 
 class Server(ABC):
@@ -31,10 +35,7 @@ class Server(ABC):
     def __init__(self, config: Config) -> None:
         self._where = str(config)
         self._timeout = config[options.TIMEOUT].total_seconds()
-        self._credentials: dict[str, Any] = {
-            "username": config.address.username or None,
-            "password": config.address.password,
-        }
+        self._credentials = credentials_of(config.address.username, config.address.password)
 
     @abstractmethod
     def link(self, timeout: float) -> Commands:
@@ -51,7 +52,7 @@ class Server(ABC):
     def _settings(self) -> dict[str, Any]:
         # The link has one deadline for all that it does, and tries again by itself.
         return {
-            **self._credentials,
+            "credential_provider": self._credentials,
             "protocol": 2,
             "socket_timeout": None,
             "socket_connect_timeout": None,
@@ -84,6 +85,10 @@ class SocketServer(Server):
         address = config.address
         if address.host or not address.path.strip("/"):
             raise ConfigError("unix:// needs the path of a socket: unix:///run/redis.sock?db=0")
+        if len(os.fsencode(address.path)) > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"unix:// takes a path of up to {MAX_SOCKET_PATH} bytes: the system allows no more"
+            )
         self._path, self._database = address.path, config[options.DATABASE]
 
     def link(self, timeout: float) -> Commands:
@@ -100,10 +105,9 @@ class SentinelServer(Server):
         super().__init__(config)
         self._sentinels = _hosts(config, SENTINEL_PORT)
         self._service, self._database = _service(config)
-        self._sentinel_credentials = {
-            "username": config[options.SENTINEL_USERNAME],
-            "password": config[options.SENTINEL_PASSWORD],
-        }
+        self._sentinel_credentials = credentials_of(
+            config[options.SENTINEL_USERNAME], config[options.SENTINEL_PASSWORD]
+        )
         # One that is down must not use up the time of a call.
         self._sentinel_timeout = self._timeout / (len(self._sentinels) + 1)
 
@@ -114,7 +118,7 @@ class SentinelServer(Server):
             return Link(connection, f"{self._where} ({host}:{port})", timeout)
 
         def make_sentinel_link(node: Node) -> Link:
-            settings = self._settings() | self._sentinel_credentials
+            settings = self._settings() | {"credential_provider": self._sentinel_credentials}
             connection = Connection(host=node[0], port=node[1], **settings)
             return Link(connection, f"sentinel {node[0]}:{node[1]}", self._sentinel_timeout)
 

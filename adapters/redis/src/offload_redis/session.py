@@ -48,11 +48,12 @@ class Session:
             ),
         )
 
-    def read(self, entries: list[bytes]) -> list[Delivery]:
+    def read(self, entries: list[bytes], next_number: int) -> list[Delivery]:
         """The deliveries in the answer to `fetch`."""
         self._is_known = True
         first, queue, name = self._next_number, self.keys.queue, self.name
-        self._next_number += len(entries)
+        # The server's word counts: with another number every later call would look like an old one.
+        self._next_number = next_number
         return [
             delivery_of(entry, queue, f"{name}.{number}")
             for number, entry in enumerate(entries, first)
@@ -63,8 +64,14 @@ class Session:
         self._begin()
 
     def extend(self) -> Call:
-        """Hold its leases for longer; answers whether it still does."""
+        """Hold its leases for longer; answers whether it still does, and did."""
         return Call(scripts.EXTEND, (self.keys.leases,), (self.name, self._lease_ms))
+
+    def lapse(self) -> Call:
+        """End the sessions of this queue whose leases have run out, but never this one."""
+        keys = self.keys
+        where = (keys.running, keys.leases, keys.numbers)
+        return Call(scripts.LAPSE, where, (self.name, self._lease_ms))
 
     def leave(self) -> Call:
         """Give back what it still has, as if never taken."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from offload import BackendError, Delivery, Fetched, Settlement, Verdict
@@ -13,6 +13,7 @@ from offload_redis import scripts
 from offload_redis.batches import batches
 from offload_redis.commands import Commands
 from offload_redis.entries import encode_reason
+from offload_redis.errors import translate, translated
 from offload_redis.keeper import Keeper
 from offload_redis.keys import QueueKeys
 from offload_redis.scripts import Argument, Call
@@ -24,6 +25,10 @@ log = logging.getLogger("offload")
 
 LOOK_SECONDS = 1.0
 """How often an idle worker looks for itself: a marker can be lost with the worker that took it."""
+
+
+RAN_OUT = 2
+"""What the server says of a lease that it has extended, but late."""
 
 
 class RedisSubscription:
@@ -43,11 +48,14 @@ class RedisSubscription:
         self._sessions = [Session(keys, lease) for keys in queues]
         # Each its own, so that neither waits for the other.
         self._fetching, self._settling = ways_in
+        self.where = self._fetching.where
         self._waker = waker
         self._keeper = keeper
-        self._sweeper = Sweeper(queues, names, self._fetching, lease)
+        self._sweeper = Sweeper(self._sessions, names, self._fetching, lease)
         self._turn = 0
+        self._failing: set[str] = set()
 
+    @translated
     async def fetch(self, limit: int) -> Fetched:
         if self._sweeper.is_due:
             await self._sweeper.sweep()
@@ -76,17 +84,43 @@ class RedisSubscription:
         self, sessions: Sequence[Session], share: int
     ) -> list[tuple[int, list[Delivery]]]:
         """Ask each of these queues; of each, the ms to its next due job, and what was leased."""
-        replies = await self._fetching.run([session.fetch(share) for session in sessions])
+        replies = await self._fetching.run_each([session.fetch(share) for session in sessions])
+        failed = {
+            session.keys.queue: reply
+            for session, reply in zip(sessions, replies, strict=True)
+            if isinstance(reply, Exception)
+        }
+        if failed or self._failing:
+            self._tell_failures(sessions, failed)
         answers = []
-        for session, (holds, lapsed, wait, entries) in zip(sessions, replies, strict=True):
+        for session, reply in zip(sessions, replies, strict=True):
+            if session.keys.queue in failed:
+                continue
+            holds, lapsed, wait, entries, next_number = reply
             if not holds:
                 # Frozen for longer than the lease, and taken for dead: begin anew, at once.
                 session.end()
                 wait = 0
-            if lapsed:
+            if holds == RAN_OUT:
+                self._sweeper.give_time()
+            elif lapsed:
                 self._sweeper.hasten()
-            answers.append((wait, session.read(entries) if holds else []))
+            answers.append((wait, session.read(entries, next_number) if holds else []))
         return answers
+
+    def _tell_failures(self, asked: Sequence[Session], failed: Mapping[str, Exception]) -> None:
+        """Say once what is wrong with a queue; the others go on.
+
+        Raises:
+            BackendError: none of them does.
+        """
+        failing = self._failing - {session.keys.queue for session in asked} | failed.keys()
+        if len(failing) == len(self._queues) and failed:
+            raise translate(next(iter(failed.values())), self.where, maybe_stored=False)
+        for queue in failing - self._failing:
+            error = translate(failed[queue], self.where, maybe_stored=False)
+            log.error("queue %s: its jobs can't be fetched now: %s", queue, error)
+        self._failing = failing
 
     async def wait(self, timeout: float) -> None:
         await self._waker.wait(min(timeout, LOOK_SECONDS))
@@ -129,12 +163,14 @@ class RedisSubscription:
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """All leases of a session are one, so all are extended, or all are lost."""
-        sessions = list(self._sessions)
-        held = self._keeper.run([session.extend() for session in sessions])
-        names = {session.name for session, holds in zip(sessions, held, strict=True) if holds}
-        if len(names) == len(sessions):
-            return ()
-        return [each for each in deliveries if session_of(each.receipt) not in names]
+        asked = [session.name for session in self._sessions]
+        held = self._keeper.run([session.extend() for session in self._sessions])
+        if RAN_OUT in held:
+            self._sweeper.give_time()
+        # The loop's thread may have begun a session meanwhile, in the place of one that was lost.
+        lost = {name for name, holds in zip(asked, held, strict=True) if not holds}
+        good = ({session.name for session in self._sessions} | set(asked)) - lost
+        return [each for each in deliveries if session_of(each.receipt) not in good]
 
     async def close(self) -> None:
         try:

@@ -7,13 +7,16 @@ import random
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from offload import BackendError
 from offload_redis import scripts
 from offload_redis.batches import batches
 from offload_redis.commands import Commands
+from offload_redis.errors import translate
 from offload_redis.keys import QueueKeys
 from offload_redis.scripts import Call
+from offload_redis.session import Session
 
 log = logging.getLogger("offload")
 
@@ -26,14 +29,16 @@ class Sweeper:
     """Sweeps the queues of one worker, once a lease, and when a lease is seen to have run out."""
 
     def __init__(
-        self, queues: Sequence[QueueKeys], names: str, link: Commands, lease: timedelta
+        self, sessions: Sequence[Session], names: str, link: Commands, lease: timedelta
     ) -> None:
-        """`names` is the key of the set of all queues."""
-        self._queues = queues
+        """`sessions` are the worker's own; `names` is the key of the set of all queues."""
+        self._sessions = sessions
         self._names = names
         self._link = link
         self._seconds = lease.total_seconds()
         self._next = 0.0
+        self._not_before = 0.0
+        self._failing: set[str] = set()
 
     @property
     def is_due(self) -> bool:
@@ -42,39 +47,79 @@ class Sweeper:
 
     def hasten(self) -> None:
         """A lease has run out: don't wait."""
-        self._next = 0.0
+        self._next = self._not_before
+
+    def give_time(self) -> None:
+        """Our own lease had run out, so the server stood still, or we did.
+
+        If it was the server, the leases of others have run out, too, and they
+        need a moment to extend them. Called from any thread.
+        """
+        self._next = self._not_before = time.monotonic() + self._seconds / 2
 
     async def sweep(self) -> None:
         """Sweep. It can be cut short anywhere; the next worker does the rest."""
         self._next = time.monotonic() + self._seconds * random.uniform(0.8, 1.2)
-        ends = [
-            Call(scripts.LAPSE, (keys.running, keys.leases, keys.numbers)) for keys in self._queues
-        ]
         try:
-            for keys, (sessions, fields) in zip(
-                self._queues, await self._link.run(ends), strict=True
-            ):
-                if orphans := _orphans(fields, set(sessions)):
-                    await self._reclaim(keys, orphans)
+            replies = await self._link.run_each([session.lapse() for session in self._sessions])
+            for session, reply in zip(self._sessions, replies, strict=True):
+                await self._sweep(session.keys, reply)
             # A server that came back empty, or was flushed, has forgotten the names, too.
-            await self._link.ask("SADD", self._names, *(keys.queue for keys in self._queues))
+            queues = [session.keys.queue for session in self._sessions]
+            await self._link.ask("SADD", self._names, *queues)
         except BackendError as error:
-            self._next = time.monotonic() + RETRY_SECONDS
-            log.info("leases that have run out can't be looked for now: %s", error)
+            self._failed("", error)
+        else:
+            self._failing.discard("")
 
-    async def _reclaim(self, keys: QueueKeys, fields: list[bytes]) -> None:
-        log.warning("queue %s: %d jobs of dead workers go back", keys.queue, len(fields))
-        where = (keys.running, keys.leases, keys.ready, keys.wake)
-        await self._link.run(
-            [Call(scripts.RECLAIM, where, tuple(batch)) for batch in batches(fields)]
-        )
+    async def _sweep(self, keys: QueueKeys, reply: object) -> None:
+        """One queue, whose trouble is not the others'."""
+        if isinstance(reply, Exception):
+            self._failed(keys.queue, translate(reply, self._link.where, maybe_stored=False))
+            return
+        try:
+            await self._reclaim(keys, reply)
+            await self._adopt(keys)
+        except BackendError as error:
+            self._failed(keys.queue, error)
+        except Exception:
+            self._next = time.monotonic() + self._seconds
+            log.exception("queue %s can't be swept", keys.queue)
+        else:
+            self._failing.discard(keys.queue)
+
+    async def _reclaim(self, keys: QueueKeys, reply: Any) -> None:
+        did, sessions, fields = reply
+        if not did:
+            self.give_time()
+        elif orphans := _orphans(fields, set(sessions)):
+            log.warning("queue %s: %d jobs of dead workers go back", keys.queue, len(orphans))
+            where = (keys.running, keys.leases, keys.ready, keys.wake)
+            await self._link.run(
+                [Call(scripts.RECLAIM, where, tuple(batch)) for batch in batches(orphans)]
+            )
+
+    async def _adopt(self, keys: QueueKeys) -> None:
+        where = (keys.dead, keys.dead_jobs, keys.dead_reasons)
+        (adopted,) = await self._link.run([Call(scripts.ADOPT, where)])
+        if adopted:
+            log.warning("queue %s: %d dead letters were there by half", keys.queue, adopted)
+
+    def _failed(self, queue: str, error: BackendError) -> None:
+        """Try again soon; said once, until it works again."""
+        self._next = time.monotonic() + RETRY_SECONDS
+        if queue not in self._failing:
+            self._failing.add(queue)
+            where = f"queue {queue}" if queue else "a sweep"
+            log.info("%s: leases that have run out can't be looked for now: %s", where, error)
 
 
-def _orphans(fields: list[bytes], sessions: set[bytes]) -> list[bytes]:
+def _orphans(fields: Sequence[bytes], sessions: set[bytes]) -> list[bytes]:
     """The fields that no living session holds, the one that was taken last first."""
     orphans = []
     for field in fields:
         session, _, number = field.rpartition(b".")
         if session not in sessions:
-            orphans.append((int(number) if number.isdigit() else 0, field))
+            is_ours = number.isdigit() and len(number) < 20
+            orphans.append((int(number) if is_ours else 0, field))
     return [field for _, field in sorted(orphans, reverse=True)]

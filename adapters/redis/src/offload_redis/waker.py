@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 from collections.abc import Sequence
 
-from offload import BackendError
+from offload import BackendError, BackendUnavailableError
 from offload_redis.commands import Commands
+
+log = logging.getLogger("offload")
 
 BLOCK_SECONDS = 5
 """How long the server lets one call wait."""
@@ -18,6 +21,8 @@ HANG_UP_SECONDS = 0.3
 """How long the server gets to end the calls; then their connections are closed."""
 PAUSE_SECONDS = 0.2
 """Between tries to connect."""
+REFUSED_SECONDS = 30.0
+"""Until the next try when the server refuses to let us wait."""
 
 
 class Waker:
@@ -39,6 +44,7 @@ class Waker:
         self._places = [(commands, (*keys, f"{keys[0]}:{token}")) for commands, keys in places]
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._waiting = False
+        self._has_complained = False
 
     async def wait(self, seconds: float) -> None:
         """Return when a marker came, or after so many seconds."""
@@ -60,8 +66,11 @@ class Waker:
         while True:
             try:
                 marker = await commands.ask("BZPOPMIN", *keys, BLOCK_SECONDS)
-            except BackendError:
+            except BackendUnavailableError:
                 await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            except Exception as error:
+                await self._refused(keys, error)
                 continue
             if marker is None:
                 continue
@@ -71,9 +80,25 @@ class Waker:
                     await self._other.ask("ZADD", key, 0, "wake")
             return
 
+    async def _refused(self, keys: Sequence[str], error: Exception) -> None:
+        """Go without markers for a while, unless it was for a stray key."""
+        with contextlib.suppress(Exception):
+            if await self._other.mend(keys[:-1]):
+                return
+        if not self._has_complained:
+            self._has_complained = True
+            log.warning("jobs may begin up to a second late, since waiting fails: %s", error)
+        await asyncio.sleep(REFUSED_SECONDS)
+
     async def close(self) -> None:
         """Stop waiting, and disconnect."""
-        pending = {key: call for key, call in self._calls.items() if not call.done()}
+        loop = asyncio.get_running_loop()
+        # Those of a loop that was closed are over, whatever they say.
+        pending = {
+            key: call
+            for key, call in self._calls.items()
+            if not call.done() and call.get_loop() is loop
+        }
         with contextlib.suppress(BackendError, TimeoutError):
             async with asyncio.timeout(HANG_UP_SECONDS):
                 for key in pending:

@@ -2,8 +2,8 @@
 -- KEYS ready, running, later, dead
 
 return {
-  redis.call('LLEN', KEYS[1]),
-  redis.call('HLEN', KEYS[2]),
-  redis.call('ZCARD', KEYS[3]),
-  redis.call('ZCARD', KEYS[4]),
+  look('LLEN', KEYS[1]) or 0,
+  look('HLEN', KEYS[2]) or 0,
+  look('ZCARD', KEYS[3]) or 0,
+  look('ZCARD', KEYS[4]) or 0,
 }

@@ -5,9 +5,8 @@
 
 local gone = {}
 for _, id in ipairs(ARGV) do
-  if redis.call('ZREM', KEYS[1], id) == 1 then
-    redis.call('HDEL', KEYS[2], id)
-    redis.call('HDEL', KEYS[3], id)
+  local parts = redis.call('HDEL', KEYS[2], id) + redis.call('HDEL', KEYS[3], id)
+  if redis.call('ZREM', KEYS[1], id) + parts > 0 then
     gone[#gone + 1] = id
   end
 end

@@ -1,20 +1,31 @@
 -- Lease up to 100 jobs that are due.
 -- KEYS ready, later, running, leases, wake, numbers
 -- ARGV session, lease in ms, number of the first job, limit, "begin" for a new session
--- Returns whether the session holds, whether another one has lapsed, ms to the next due job
--- (or -1), and the entries. Those are filed under session.number, counting up from the first.
+-- Returns 0 if the session was ended, 2 if its lease had run out, else 1; whether another one has lapsed, ms to the next due job
+-- (or -1), the entries, and the number of the job that comes next. The entries are filed under
+-- session.number, counting up from the first.
 
-local session, first = ARGV[1], tonumber(ARGV[3])
+local session, lease, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 write_nothing(KEYS[3])
-if ARGV[5] == 'begin' then
-  redis.call('ZADD', KEYS[4], now + ARGV[2], session)
-elseif not redis.call('ZSCORE', KEYS[4], session) then
-  return {0, 0, -1, {}}
+
+-- Nothing is taken under a lease that has run out: it is extended in this very step, or the
+-- session has been ended by another worker, and takes no more. A new one is refused, too, when
+-- its call comes again after it has been ended: what it took the first time lies here still.
+local until_ms = redis.call('ZSCORE', KEYS[4], session)
+if not until_ms and (ARGV[5] ~= 'begin' or redis.call('HEXISTS', KEYS[3], session .. '.1') == 1) then
+  return {0, 0, -1, {}, first}
+end
+if not until_ms or tonumber(until_ms) < now + lease / 2 then
+  redis.call('ZADD', KEYS[4], now + lease, session)
 end
 
 local entries
-if first < tonumber(redis.call('HGET', KEYS[6], session) or 1) then
+local number = tonumber(redis.call('HGET', KEYS[6], session) or 1)
+if not number or number ~= math.floor(number) or number > 1e13 then
+  number = 1  -- somebody else wrote it
+end
+if first < number then
   -- This call came before, and its answer was lost: give the same one, or what is left of it.
   local fields = {}
   for i = 0, 99 do
@@ -34,6 +45,7 @@ else
     redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #due - 1)
   end
   entries = redis.call('LPOP', KEYS[1], ARGV[4]) or {}
+  number = first + #entries
   if #entries > 0 then
     local filed = {}
     for i, entry in ipairs(entries) do
@@ -41,16 +53,17 @@ else
       filed[2 * i] = entry
     end
     redis.call('HSET', KEYS[3], unpack(filed))
-    redis.call('HSET', KEYS[6], session, first + #entries)
+    redis.call('HSET', KEYS[6], session, number)
   end
 end
 
 if #entries > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('ZADD', KEYS[5], 0, 'wake')  -- there is more, for whoever is idle
+  leave_marker(KEYS[5])  -- there is more, for whoever is idle
 end
 local wait = -1
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 if head[2] then
-  wait = math.max(0, head[2] - now)
+  wait = math.min(math.max(0, head[2] - now), 1e12)  -- an infinite one is no number to Redis
 end
-return {1, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries}
+local holds = until_ms and tonumber(until_ms) <= now and 2 or 1
+return {holds, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries, number}

@@ -3,22 +3,22 @@
 -- ARGV session
 
 local start = ARGV[1] .. '.'
-local numbers = {}
+local filed = {}
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if field:sub(1, #start) == start then
-    numbers[#numbers + 1] = tonumber(field:sub(#start + 1))
+  local number = field:sub(1, #start) == start and tonumber(field:sub(#start + 1))
+  if number then
+    filed[#filed + 1] = {number, field}
   end
 end
-table.sort(numbers)
+table.sort(filed, function(one, other) return one[1] > other[1] end)
 write_nothing(KEYS[1])
-for i = #numbers, 1, -1 do
-  local field = start .. numbers[i]
-  redis.call('LPUSH', KEYS[3], redis.call('HGET', KEYS[1], field))
-  redis.call('HDEL', KEYS[1], field)
+for _, each in ipairs(filed) do
+  redis.call('LPUSH', KEYS[3], redis.call('HGET', KEYS[1], each[2]))
+  redis.call('HDEL', KEYS[1], each[2])
 end
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('HDEL', KEYS[5], ARGV[1])
 if redis.call('EXISTS', KEYS[3]) == 1 then
-  redis.call('ZADD', KEYS[4], 0, 'wake')
+  leave_marker(KEYS[4])
 end
-return #numbers
+return #filed

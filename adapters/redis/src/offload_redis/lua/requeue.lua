@@ -5,18 +5,19 @@
 
 local moved = {}
 write_nothing(KEYS[4])
-for _, wanted in ipairs(ARGV) do
+for i, wanted in ipairs(ARGV) do
   local entry = redis.call('HGET', KEYS[4], wanted)
   if entry then
-    local _, _, _, body = read(entry, wanted)
-    redis.call('RPUSH', KEYS[1], pack(wanted, 0, now_ms(), body))
+    local _, _, _, body = read(entry, '')
+    local id = is_id(wanted) and wanted or new_id(i)
+    redis.call('RPUSH', KEYS[1], pack(id, 0, now_ms(), body))
     redis.call('ZREM', KEYS[3], wanted)
-    redis.call('HDEL', KEYS[4], wanted)
     redis.call('HDEL', KEYS[5], wanted)
+    redis.call('HDEL', KEYS[4], wanted)
     moved[#moved + 1] = wanted
   end
 end
 if #moved > 0 then
-  redis.call('ZADD', KEYS[2], 0, 'wake')
+  leave_marker(KEYS[2])
 end
 return moved
