@@ -30,6 +30,8 @@ STALE_SECONDS = 0.2
 """What nobody fetches for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries to connect."""
+STEADY_SECONDS = 10.0
+"""How long a connection has to live before the pause begins small again."""
 MISSING_PAUSE = 5.0
 """The same while a queue is missing that somebody else has to declare."""
 
@@ -57,6 +59,9 @@ class Consumer:
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
         self.last_fetch = 0.0
+        self._pause = FIRST_PAUSE
+        self._began = 0.0
+        """When the generation began to consume."""
         self._almost_due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -89,6 +94,7 @@ class Consumer:
     async def _begin(self) -> Generation:
         generation = Generation(self._broker, self._names, self._topology)
         await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
+        self._began = time.monotonic()
         return generation
 
     async def _supervise(self) -> None:
@@ -96,7 +102,7 @@ class Consumer:
             await self._generation.lost.wait()
             reason = self._generation.reason() or WireError("a queue was deleted")
             self.error = translate(reason, self._broker.where, maybe_stored=False)
-            log.warning("consuming begins anew: %s", self.error)
+            log.info("consuming begins again: %s", self.error)
             self._held.clear()
             self._arrived.clear()
             self._almost_due.clear()
@@ -104,20 +110,25 @@ class Consumer:
                 waiting.clear()
             self._notify()
             await self._generation.close()
+            if time.monotonic() - self._began < STEADY_SECONDS:
+                await asyncio.sleep(self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            else:
+                self._pause = FIRST_PAUSE
             self._generation = await self._begin_again()
             self.error = None
             self._notify()
 
     async def _begin_again(self) -> Generation:
-        pause = FIRST_PAUSE
         while True:
             try:
                 return await self._begin()
             except BackendError as error:
-                log.warning("no jobs can be consumed now: %s", error)
+                log.debug("no jobs can be consumed now: %s", error)
                 self.error = error
-            await asyncio.sleep(MISSING_PAUSE if isinstance(self.error, MissingError) else pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            missing = isinstance(self.error, MissingError)
+            await asyncio.sleep(MISSING_PAUSE if missing else self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     # -- deliveries ------------------------------------------------------------
 

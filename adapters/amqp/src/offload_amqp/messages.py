@@ -16,6 +16,8 @@ DUE = "offload-due"
 """When it is due, in ms since the epoch, by the publisher's clock."""
 HOLD = "offload-hold"
 """How many ms a worker has to hold it from receipt on."""
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999, which is the last that a datetime knows."""
 ERROR, TRACEBACK, DIED = "offload-error", "offload-traceback", "offload-died"
 
 LONGEST_TEXT = 16_000
@@ -53,6 +55,12 @@ def number_in(headers: dict[str, Any], name: str) -> int:
     return value if type(value) is int and 0 <= value < 1 << 62 else 0
 
 
+def due_in(headers: dict[str, Any]) -> int:
+    """When a message says that it is due, in ms since the epoch; 0 if no clock can show that."""
+    due_ms = number_in(headers, DUE)
+    return due_ms if due_ms <= LATEST_MS else 0
+
+
 def id_of(message: Incoming) -> str:
     """The job's id, or a lasting one for what another program has published without any."""
     return message.id or f"foreign-{hashlib.sha256(message.body).hexdigest()[:32]}"
@@ -64,5 +72,5 @@ def delivery_of(message: Incoming, queue: str, receipt: Any) -> Delivery:
     # A quorum queue counts how often it had to deliver again; a classic one knows only whether.
     again = number_in(headers, "x-delivery-count") or int(message.is_redelivered)
     attempt = number_in(headers, RUNS) + again + 1
-    due_ms = number_in(headers, DUE)
+    due_ms = due_in(headers)
     return Delivery(id_of(message), queue, message.body, attempt, due_ms, receipt)

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offload import Delivery, Entry, Failure
-from offload_amqp.messages import DUE, HOLD, RUNS, Message, failure_headers, now_ms
+from offload_amqp.messages import (
+    DUE,
+    HOLD,
+    RUNS,
+    Message,
+    due_in,
+    failure_headers,
+    id_of,
+    now_ms,
+    number_in,
+)
 from offload_amqp.names import Names, first_level, ladder_key
 from offload_amqp.wire import Incoming
 
@@ -43,8 +53,8 @@ class Router:
     def due(self, message: Incoming, queue: str) -> Message:
         """What was held until just before it is due."""
         headers = message.headers
-        kept = {name: headers[name] for name in (RUNS, DUE) if name in headers} | {HOLD: AHEAD_MS}
-        return self._ready(message.id, queue, message.body, kept)
+        kept = {RUNS: number_in(headers, RUNS), DUE: due_in(headers), HOLD: AHEAD_MS}
+        return self._ready(id_of(message), queue, message.body, kept)
 
     def dead(self, delivery: Delivery, failure: Failure | None) -> Message:
         """A job that has failed for good."""

@@ -152,7 +152,7 @@ def read_header(payload: bytes) -> tuple[int, str, Headers]:
         used, headers = decode.field_table(payload[at:])
         at += used + 1  # and the delivery mode
         return size, payload[at + 1 : at + 1 + payload[at]].decode(), headers
-    except (ValueError, IndexError, struct.error, UnmarshalingException):
+    except Exception:  # whatever it is, it is the matter of this message alone
         return size, "", {}
 
 
