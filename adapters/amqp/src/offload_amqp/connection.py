@@ -91,9 +91,21 @@ class Line:
             BackendError: the broker is away, or doesn't let us in.
         """
         async with self._opening:
+            if self._connection is not None and self._connection.is_silent:
+                await self._hear(self._connection)
             if self._channel is None or self._channel.error is not None:
                 self._channel = await self._open()
             return self._channel
+
+    async def _hear(self, connection: Connection) -> None:
+        """Give up a connection that ended while something blocked the event loop.
+
+        What is sent on it would be lost, and nobody could say whether it arrived.
+        """
+        for _ in range(2):  # in these turns, what has arrived meanwhile is read
+            await asyncio.sleep(0)
+        if connection.is_silent:
+            self.drop()
 
     async def _open(self) -> Channel:
         if self._connection is None or self._connection.error is not None:

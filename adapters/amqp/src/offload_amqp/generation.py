@@ -13,8 +13,8 @@ from offload_amqp.names import Names
 from offload_amqp.topology import Topology
 from offload_amqp.wire import Incoming, LostError
 
-HELD_AT_MOST = 1000
-"""Messages of one queue that a worker holds at a time until they are due."""
+HELD_AT_MOST = 65_535
+"""Messages of one queue that a worker holds until they are due; more would wait behind them."""
 
 Deliver = Callable[["Generation", str, Incoming], None]
 

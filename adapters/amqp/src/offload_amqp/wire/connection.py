@@ -143,6 +143,11 @@ class Connection(asyncio.Protocol):
         self.write(HEARTBEAT_FRAME)
         self._beat = self._loop.call_later(half, self._on_beat, now + half)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was heard of the broker for so long that it has given us up, too."""
+        return self._loop.time() - self._heard > SILENT_HEARTBEATS * self._heartbeat
+
     # -- writing ------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
