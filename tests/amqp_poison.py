@@ -112,44 +112,56 @@ async def publish(port: int, queue: str, messages: Sequence[Poison]) -> None:
     Raises:
         RefusedError: it can't read one of them.
     """
-    async with asyncio.timeout(DEADLINE):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"AMQP\x00\x00\x09\x01")
-
-        async def until(kind: type[Any]) -> Any:
-            while True:
-                head = await reader.readexactly(7)
-                rest = await reader.readexactly(int.from_bytes(head[3:], "big") + 1)
-                _, _, found = frame.unmarshal(head + rest)
-                if isinstance(found, commands.Connection.Close | commands.Channel.Close):
-                    raise RefusedError(found.reply_text)
-                if isinstance(found, kind):
-                    return found
-
-        def send(method: Any, channel: int = 0) -> None:
-            writer.write(frame.marshal(method, channel))
-
-        await until(commands.Connection.Start)
-        send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"))
-        tune = await until(commands.Connection.Tune)
-        send(commands.Connection.TuneOk(tune.channel_max, tune.frame_max, 0))
-        send(commands.Connection.Open("/"))
-        await until(commands.Connection.OpenOk)
-        send(commands.Channel.Open(), 1)
-        send(commands.Confirm.Select(), 1)
-        await until(commands.Confirm.SelectOk)
-        for each in messages:
-            send(commands.Basic.Publish(exchange="", routing_key=queue), 1)
-            start = struct.pack(">HHQH", 60, 0, len(each.body), HEADERS_AND_ID)
-            header = start + sized(each.headers) + short(each.id)
-            writer.write(struct.pack(">BHI", 2, 1, len(header)) + header + b"\xce")
-            for at in range(0, len(each.body), 100_000):
-                piece = each.body[at : at + 100_000]
-                writer.write(struct.pack(">BHI", 3, 1, len(piece)) + piece + b"\xce")
-            await writer.drain()
-        confirmed = 0
-        while confirmed < len(messages):
-            ack = await until(commands.Basic.Ack)
-            confirmed = ack.delivery_tag if ack.multiple else confirmed + 1
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            await _publish(reader, writer, queue, messages)
+    finally:
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _publish(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    queue: str,
+    messages: Sequence[Poison],
+) -> None:
+    writer.write(b"AMQP\x00\x00\x09\x01")
+
+    async def until(kind: type[Any]) -> Any:
+        while True:
+            head = await reader.readexactly(7)
+            rest = await reader.readexactly(int.from_bytes(head[3:], "big") + 1)
+            _, _, found = frame.unmarshal(head + rest)
+            if isinstance(found, commands.Connection.Close | commands.Channel.Close):
+                raise RefusedError(found.reply_text)
+            if isinstance(found, kind):
+                return found
+
+    def send(method: Any, channel: int = 0) -> None:
+        writer.write(frame.marshal(method, channel))
+
+    await until(commands.Connection.Start)
+    send(commands.Connection.StartOk({}, "PLAIN", "\0guest\0guest"))
+    tune = await until(commands.Connection.Tune)
+    send(commands.Connection.TuneOk(tune.channel_max, tune.frame_max, 0))
+    send(commands.Connection.Open("/"))
+    await until(commands.Connection.OpenOk)
+    send(commands.Channel.Open(), 1)
+    send(commands.Confirm.Select(), 1)
+    await until(commands.Confirm.SelectOk)
+    for each in messages:
+        send(commands.Basic.Publish(exchange="", routing_key=queue), 1)
+        start = struct.pack(">HHQH", 60, 0, len(each.body), HEADERS_AND_ID)
+        header = start + sized(each.headers) + short(each.id)
+        writer.write(struct.pack(">BHI", 2, 1, len(header)) + header + b"\xce")
+        for at in range(0, len(each.body), 100_000):
+            piece = each.body[at : at + 100_000]
+            writer.write(struct.pack(">BHI", 3, 1, len(piece)) + piece + b"\xce")
+        await writer.drain()
+    confirmed = 0
+    while confirmed < len(messages):
+        ack = await until(commands.Basic.Ack)
+        confirmed = ack.delivery_tag if ack.multiple else confirmed + 1

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 from amqp_poison import Poison, Poisoner, entry, nested, publish, publish_some, sized
+from support import Log
 
 from offload import Job
 
@@ -21,6 +22,8 @@ async def test_600_nested_tables_cost_no_other_job_anything(
     """Not even when they come with jobs in flight, as long as they lie there."""
     caplog.set_level(logging.INFO, "offload")
     worker, performer = make(concurrency=4), make()
+    log = Log()
+    worker.observe(log)
     worker.register("hold", recorder.hold)
     worker.register("note", recorder.note)
     await worker.start()
@@ -34,6 +37,7 @@ async def test_600_nested_tables_cost_no_other_job_anything(
     await recorder.until(lambda: set(recorder.ended) >= {*held, *after})
     assert {job.attempt for job in recorder.started} == {1}
     assert len(recorder.started) == 12
+    await log.until("job_dead", 2)
     await drained(worker, dead=2)
     assert len(caplog.records) < 20
     assert all(len(record.getMessage()) < 1000 for record in caplog.records)

@@ -15,6 +15,9 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 CLOSE_SECONDS = 1.0
 """How long the broker may take to answer a farewell."""
 
+READING_TURNS = 5
+"""Turns of the event loop in which what has arrived is read: a few heartbeats, then the end."""
+
 
 def vhost_of(address: Address) -> str:
     """The vhost that an address names."""
@@ -102,7 +105,7 @@ class Line:
 
         What is sent on it would be lost, and nobody could say whether it arrived.
         """
-        for _ in range(2):  # in these turns, what has arrived meanwhile is read
+        for _ in range(READING_TURNS):
             await asyncio.sleep(0)
         if connection.is_silent:
             self.drop()
