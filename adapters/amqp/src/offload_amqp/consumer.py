@@ -151,7 +151,8 @@ class Consumer:
         if not ledger.is_empty and ledger.is_over(run):
             self._forget(source, message)
             return
-        attempt = runs + 1 + ledger.charged(run, deliveries_before(message))
+        again = deliveries_before(message)
+        attempt = runs + 1 + (ledger.charged(run, again) if again else 0)
         receipt = source.work.receipt(message, runs)
         delivery = Delivery(job_id, queue, message.body, attempt, due_ms, receipt)
         hold_ms = min(number_in(message.headers, HOLD), AHEAD_MS)

@@ -47,13 +47,10 @@ class Ledger:
         self._begun: dict[Run, int] = {}
         self._idle: dict[Run, int] = {}
         self._losses: deque[float] = deque(maxlen=100)
+        self.is_empty = True
+        """Whether no connection was lost, so that nothing can come again of what was here."""
         self._first_at: float | None = None
         """When the first of what comes again arrived on the present connection."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no connection was lost, so that nothing here can come again."""
-        return not self._losses
 
     def settle(self, deliveries: Iterable[Delivery], *, is_lost: bool) -> None:
         """These are over: the job is done, or its successor is on the broker.
@@ -61,13 +58,14 @@ class Ledger:
         `is_lost`: the connection is lost already, so they will come again.
         """
         # Without a due time it is another program's, which may use an id as often as it likes.
-        runs = [run_of_delivery(each) for each in deliveries if each.due_ms]
+        runs = [(each.id, each.receipt.runs, each.due_ms) for each in deliveries if each.due_ms]
         self._settled.extend(runs)
         if is_lost:
             self._close(runs)
 
     def lose(self, begun: Iterable[Run], idle: Iterable[Run]) -> None:
         """The connection is lost, with these in flight; the broker will count them all."""
+        self.is_empty = False
         self._losses.append(time.monotonic())
         self._first_at = None
         for known, runs in ((self._begun, begun), (self._idle, idle)):
@@ -86,7 +84,7 @@ class Ledger:
 
     def charged(self, run: Run, again: int) -> int:
         """How many of the deliveries that the broker has counted were runs, or may have been."""
-        if not again or self.is_empty:
+        if self.is_empty:
             return again
         now = time.monotonic()
         if self._first_at is None:
