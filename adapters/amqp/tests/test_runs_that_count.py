@@ -22,11 +22,11 @@ DELAYED = b"offload-hold"
 
 
 async def cut(wire):
-    """Cut what there is, and return when the worker is back: consumers come with a new link."""
-    before = wire.accepted
+    """Cut what there is, and return when jobs are delivered again."""
+    before = wire.deliveries
     assert wire.reset() >= 1
     async with asyncio.timeout(DEADLINE):
-        while wire.accepted == before:
+        while wire.deliveries == before:
             await asyncio.sleep(0.01)
 
 

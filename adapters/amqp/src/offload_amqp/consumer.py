@@ -96,7 +96,11 @@ class Consumer:
 
     async def _begin(self) -> Generation:
         generation = Generation(self._broker, self._names, self._topology)
-        await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
+        try:
+            await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
+        except BaseException:
+            self._lose_all(generation)  # the first jobs come before it has begun altogether
+            raise
         self._began = time.monotonic()
         return generation
 
@@ -106,7 +110,7 @@ class Consumer:
             reason = self._generation.reason() or WireError("a queue was deleted")
             self.error = translate(reason, self._broker.where, maybe_stored=False)
             log.info("consuming begins again: %s", self.error)
-            self._lose_all()
+            self._lose_all(self._generation)
             self._notify()
             await self._generation.close()
             if time.monotonic() - self._began < STEADY_SECONDS:
@@ -118,7 +122,7 @@ class Consumer:
             self.error = None
             self._notify()
 
-    def _lose_all(self) -> None:
+    def _lose_all(self, generation: Generation) -> None:
         """What was in flight is the broker's again; remember what it can't know of it."""
         idle = self._arrived.clear()
         for waiting in self.ready.values():
@@ -126,9 +130,10 @@ class Consumer:
                 while True:
                     idle.append(waiting.popleft())
         tags = {each.receipt.tag for each in idle}
-        messages = self._generation.work.unsettled
-        begun = [run_of(each) for each in messages if each.tag not in tags]
-        self._ledger.lose(begun, map(run_of_delivery, idle))
+        messages = generation.unsettled
+        if messages is not None:
+            begun = [run_of(each) for each in messages if each.tag not in tags]
+            self._ledger.lose(begun, map(run_of_delivery, idle))
         self._held.clear()
         self._almost_due.clear()
 

@@ -20,10 +20,12 @@ Run = tuple[str, int, int]
 
 REMEMBERED = 10_000
 """How many runs of each kind are remembered."""
-OUTAGE_SECONDS = 30.0
-"""Losses within this time explain what comes again."""
 EARLY_SECONDS = 5.0
-"""What was in flight elsewhere when all connections were lost comes again within this time."""
+"""What was in flight elsewhere when all connections were lost comes again within this time.
+
+The broker may have counted it more than once: it hands it on to connections
+that are about to be lost, too.
+"""
 
 
 def run_of(message: Incoming) -> Run:
@@ -46,7 +48,6 @@ class Ledger:
         self._over: dict[Run, None] = {}
         self._begun: dict[Run, int] = {}
         self._idle: dict[Run, int] = {}
-        self._losses: deque[float] = deque(maxlen=100)
         self.is_empty = True
         """Whether no connection was lost, so that nothing can come again of what was here."""
         self._first_at: float | None = None
@@ -66,7 +67,6 @@ class Ledger:
     def lose(self, begun: Iterable[Run], idle: Iterable[Run]) -> None:
         """The connection is lost, with these in flight; the broker will count them all."""
         self.is_empty = False
-        self._losses.append(time.monotonic())
         self._first_at = None
         for known, runs in ((self._begun, begun), (self._idle, idle)):
             for run in runs:
@@ -92,8 +92,9 @@ class Ledger:
         unknown = max(0, again - self._begun.get(run, 0))
         excused = self._idle.get(run, 0)
         if now - self._first_at < EARLY_SECONDS:
-            # They were lost in transit, or by another worker in the same outage.
-            excused = max(excused, sum(now - each < OUTAGE_SECONDS for each in self._losses))
+            # It was lost in transit, or by another worker in the same outage. A job that kills
+            # its process gains one run by this: the next process has lost no connection yet.
+            excused = unknown
         return again - min(unknown, excused)
 
 
