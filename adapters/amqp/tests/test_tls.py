@@ -30,6 +30,13 @@ def certify(folder: Path, name: str, by: Certificate | None = None) -> Certifica
     made = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    # What Python asks for since 3.13 (VERIFY_X509_STRICT).
+    if by is None:
+        extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign"]
+    else:
+        extensions = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
+    extensions += ["subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid:always"]
+    subject += [word for each in extensions for word in ("-addext", each)]
     files = ["-keyout", str(made.key), "-out", str(made.file)]
     signer = [] if by is None else ["-CA", str(by.file), "-CAkey", str(by.key)]
     command_line = [*command.split(), *subject, *files, *signer]

@@ -15,6 +15,9 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 CLOSE_SECONDS = 1.0
 """How long the broker may take to answer a farewell."""
 
+READING_TURNS = 5
+"""Turns of the event loop in which what has arrived is read: a few heartbeats, then the end."""
+
 
 def vhost_of(address: Address) -> str:
     """The vhost that an address names."""
@@ -91,9 +94,21 @@ class Line:
             BackendError: the broker is away, or doesn't let us in.
         """
         async with self._opening:
+            if self._connection is not None and self._connection.is_silent:
+                await self._hear(self._connection)
             if self._channel is None or self._channel.error is not None:
                 self._channel = await self._open()
             return self._channel
+
+    async def _hear(self, connection: Connection) -> None:
+        """Give up a connection that ended while something blocked the event loop.
+
+        What is sent on it would be lost, and nobody could say whether it arrived.
+        """
+        for _ in range(READING_TURNS):
+            await asyncio.sleep(0)
+        if connection.is_silent:
+            self.drop()
 
     async def _open(self) -> Channel:
         if self._connection is None or self._connection.error is not None:

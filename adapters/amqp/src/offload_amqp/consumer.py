@@ -15,21 +15,24 @@ from offload_amqp.errors import MissingError, translate, translated
 from offload_amqp.feed import Feed, Receipt
 from offload_amqp.generation import Generation
 from offload_amqp.holder import Holder
-from offload_amqp.messages import DUE, HOLD, Message, delivery_of, number_in
+from offload_amqp.ledger import Ledger, run_of, run_of_delivery
+from offload_amqp.messages import HOLD, Message, deliveries_before, due_in, number_in
 from offload_amqp.names import Names
 from offload_amqp.publisher import Publisher
-from offload_amqp.routing import AHEAD_MS, Router
+from offload_amqp.routing import AHEAD_MS, HELD_MS, Router
 from offload_amqp.topology import Topology
 from offload_amqp.wire import Incoming, WireError
 
 log = logging.getLogger("offload")
 
-MOST_AHEAD = 500
-"""Deliveries of one queue that are unsettled at most."""
+MOST_AHEAD = 65_535
+"""Deliveries of one queue that are unsettled at most: AMQP has two bytes for it."""
 STALE_SECONDS = 0.2
 """What nobody fetches for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries to connect."""
+STEADY_SECONDS = 10.0
+"""How long a connection has to live before the pause begins small again."""
 MISSING_PAUSE = 5.0
 """The same while a queue is missing that somebody else has to declare."""
 
@@ -57,6 +60,11 @@ class Consumer:
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
         self.last_fetch = 0.0
+        self._ledger = Ledger()
+        self._acknowledging: set[asyncio.Task[None]] = set()
+        self._pause = FIRST_PAUSE
+        self._began = 0.0
+        """When the generation began to consume."""
         self._almost_due: list[tuple[Receipt, Message]] = []
         self._something_is_due = asyncio.Event()
         self._changing = asyncio.Lock()
@@ -88,7 +96,12 @@ class Consumer:
 
     async def _begin(self) -> Generation:
         generation = Generation(self._broker, self._names, self._topology)
-        await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
+        try:
+            await generation.begin(self._queues, self._prefetch, self._on_work, self._on_soon)
+        except BaseException:
+            self._lose_all(generation)  # the first jobs come before it has begun altogether
+            raise
+        self._began = time.monotonic()
         return generation
 
     async def _supervise(self) -> None:
@@ -96,38 +109,68 @@ class Consumer:
             await self._generation.lost.wait()
             reason = self._generation.reason() or WireError("a queue was deleted")
             self.error = translate(reason, self._broker.where, maybe_stored=False)
-            log.warning("consuming begins anew: %s", self.error)
-            self._held.clear()
-            self._arrived.clear()
-            self._almost_due.clear()
-            for waiting in self.ready.values():
-                waiting.clear()
+            log.info("consuming begins again: %s", self.error)
+            self._lose_all(self._generation)
             self._notify()
             await self._generation.close()
+            if time.monotonic() - self._began < STEADY_SECONDS:
+                await asyncio.sleep(self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            else:
+                self._pause = FIRST_PAUSE
             self._generation = await self._begin_again()
             self.error = None
             self._notify()
 
+    def _lose_all(self, generation: Generation) -> None:
+        """What was in flight is the broker's again; remember what it can't know of it."""
+        idle = self._arrived.clear()
+        for waiting in self.ready.values():
+            with contextlib.suppress(IndexError):  # the other thread takes some just now
+                while True:
+                    idle.append(waiting.popleft())
+        tags = {each.receipt.tag for each in idle}
+        messages = generation.unsettled
+        if messages is not None:
+            begun = [run_of(each) for each in messages if each.tag not in tags]
+            self._ledger.lose(begun, map(run_of_delivery, idle))
+        self._held.clear()
+        self._almost_due.clear()
+
     async def _begin_again(self) -> Generation:
-        pause = FIRST_PAUSE
         while True:
             try:
                 return await self._begin()
             except BackendError as error:
-                log.warning("no jobs can be consumed now: %s", error)
+                log.debug("no jobs can be consumed now: %s", error)
                 self.error = error
-            await asyncio.sleep(MISSING_PAUSE if isinstance(self.error, MissingError) else pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            missing = isinstance(self.error, MissingError)
+            await asyncio.sleep(MISSING_PAUSE if missing else self._pause)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     # -- deliveries ------------------------------------------------------------
 
     def _on_work(self, source: Generation, queue: str, message: Incoming) -> None:
-        delivery = delivery_of(message, queue, source.work.receipt(message))
+        run = job_id, runs, due_ms = run_of(message)
+        ledger = self._ledger
+        if not ledger.is_empty and ledger.is_over(run):
+            self._forget(source, message)
+            return
+        again = deliveries_before(message)
+        attempt = runs + 1 + (ledger.charged(run, again) if again else 0)
+        receipt = source.work.receipt(message, runs)
+        delivery = Delivery(job_id, queue, message.body, attempt, due_ms, receipt)
         hold_ms = min(number_in(message.headers, HOLD), AHEAD_MS)
         if hold_ms:
             self._arrived.hold(delivery, hold_ms, delivery.due_ms)
         else:
             self._take_ready(delivery)
+
+    def _forget(self, source: Generation, message: Incoming) -> None:
+        """Acknowledge what was settled before, on a connection that was lost then."""
+        acknowledging = asyncio.create_task(source.work.acknowledge([message.tag]))
+        self._acknowledging.add(acknowledging)
+        acknowledging.add_done_callback(self._acknowledging.discard)
 
     def _take_ready(self, delivery: Delivery) -> None:
         self.ready[delivery.queue].append(delivery)
@@ -135,7 +178,8 @@ class Consumer:
 
     def _on_soon(self, source: Generation, queue: str, message: Incoming) -> None:
         held = (source.soon.receipt(message), self._router.due(message, queue))
-        hold_ms, due_ms = number_in(message.headers, HOLD), number_in(message.headers, DUE)
+        hold_ms, due_ms = number_in(message.headers, HOLD), due_in(message.headers)
+        hold_ms = min(hold_ms, HELD_MS)  # only another program's is longer
         self._held.hold(held, hold_ms - AHEAD_MS, due_ms - AHEAD_MS)
 
     def _take_due(self, held: tuple[Receipt, Message]) -> None:
@@ -224,32 +268,46 @@ class Consumer:
         ours: list[Settlement] = []
         foreign: list[Delivery] = []
         for each in settlements:
-            if each.delivery.receipt.feed.lost.is_set():
-                foreign.append(each.delivery)
-            else:
+            receipt = each.delivery.receipt
+            if not receipt.feed.lost.is_set():
                 ours.append(each)
+            elif not receipt.is_copied:
+                foreign.append(each.delivery)
         await self._copy([each for each in ours if not each.delivery.receipt.is_copied])
         if ours:
             # One generation at a time is not lost, so these are all of its feed.
             feed: Feed = ours[0].delivery.receipt.feed
             await feed.acknowledge([each.delivery.receipt.tag for each in ours])
+            done = [each.delivery for each in ours if each.verdict is Verdict.ACKNOWLEDGE]
             if feed.lost.is_set():
-                foreign += (each.delivery for each in ours)
+                foreign += done
+            else:
+                self._ledger.settle(done, is_lost=False)
         return foreign
 
     async def _copy(self, settlements: Sequence[Settlement]) -> None:
         messages = [self._copy_of(e) for e in settlements if e.verdict is not Verdict.ACKNOWLEDGE]
-        if messages:
-            await self._publisher.publish(messages)
-        for each in settlements:
-            each.delivery.receipt.is_copied = True
+        if not messages:
+            return
+        await self._publisher.publish(messages)
+        copied = [e.delivery for e in settlements if e.verdict is not Verdict.ACKNOWLEDGE]
+        for each in copied:
+            each.receipt.is_copied = True
+        # What was released has the same number of runs as its copy, and can't be told from it.
+        over = [
+            e.delivery
+            for e in settlements
+            if e.verdict is Verdict.RETRY or e.verdict is Verdict.DEAD_LETTER
+        ]
+        self._ledger.settle(over, is_lost=over[0].receipt.feed.lost.is_set() if over else False)
 
     def _copy_of(self, settlement: Settlement) -> Message:
         delivery = settlement.delivery
         if settlement.verdict is Verdict.RETRY:
             return self._router.retry(delivery, settlement.delay_ms)
         if settlement.verdict is Verdict.DEAD_LETTER:
-            return self._router.dead(delivery, settlement.failure)
+            frame_max = self._generation.work.channel.connection.frame_max
+            return self._router.dead(delivery, settlement.failure, frame_max)
         return self._router.release(delivery)
 
     # -- the end ---------------------------------------------------------------

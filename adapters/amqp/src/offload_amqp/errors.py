@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 
-from offload import BackendError, BackendUnavailableError
+from offload import BackendError, BackendUnavailableError, OffloadError
 from offload_amqp.wire import BlockedError, ClosedError, WireError
+
+log = logging.getLogger("offload")
 
 FAILURES = (WireError, OSError)
 """What is raised when the broker, or the way to it, fails; among the latter is TimeoutError."""
@@ -71,4 +74,9 @@ async def translated(
         async with asyncio.timeout(timeout):
             yield
     except FAILURES as error:
+        raise translate(error, where, maybe_stored=maybe_stored) from error
+    except OffloadError:
+        raise
+    except Exception as error:  # nothing native leaves the adapter
+        log.exception("an unknown error of the connection to %s", where)
         raise translate(error, where, maybe_stored=maybe_stored) from error

@@ -21,6 +21,8 @@ class Receipt:
 
     feed: Feed
     tag: int
+    runs: int = 0
+    """How many runs its message says that the job had."""
     is_copied: bool = False
     """Whether a copy of it is on the broker already, so that only the acknowledgement is left."""
 
@@ -46,8 +48,8 @@ class Feed:
         self._numbers = itertools.count()
         self._prefetch = 0
         self._consumers: list[str] = []
-        self._unsettled: dict[int, str] = {}
-        """The consumer of each delivery, in their order."""
+        self._unsettled: dict[int, tuple[str, Incoming]] = {}
+        """The consumer of each delivery, and its message, in their order."""
         self._counts: Counter[str] = Counter()
         self._arrival = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -69,7 +71,7 @@ class Feed:
                 await self.channel.consume(name, consumer, prefetch, deliver)
 
     def _receive(self, consumer: str, queue: str, message: Incoming) -> None:
-        self._unsettled[message.tag] = consumer
+        self._unsettled[message.tag] = (consumer, message)
         self._counts[consumer] += 1
         self._arrival.set()
         self._deliver(queue, message)
@@ -102,9 +104,14 @@ class Feed:
                     return False
         return True
 
-    def receipt(self, message: Incoming) -> Receipt:
+    @property
+    def unsettled(self) -> Collection[Incoming]:
+        """The messages that were delivered and are not settled."""
+        return [message for _, message in self._unsettled.values()]
+
+    def receipt(self, message: Incoming, runs: int = 0) -> Receipt:
         """The receipt of a message that was just delivered."""
-        return Receipt(self, message.tag)
+        return Receipt(self, message.tag, runs)
 
     async def acknowledge(self, tags: Collection[int]) -> None:
         """Acknowledge these: those in front with one frame, the others with one each."""
@@ -115,6 +122,6 @@ class Feed:
             left.difference_update(front)
             self.channel.acknowledge(sorted(left), front[-1] if front else 0)
             for tag in (*front, *left):
-                consumer = unsettled.pop(tag)
+                consumer, _ = unsettled.pop(tag)
                 if consumer in self._counts:  # it was not cancelled since
                     self._counts[consumer] -= 1

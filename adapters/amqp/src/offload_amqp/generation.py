@@ -13,8 +13,8 @@ from offload_amqp.names import Names
 from offload_amqp.topology import Topology
 from offload_amqp.wire import Incoming, LostError
 
-HELD_AT_MOST = 1000
-"""Messages of one queue that a worker holds at a time until they are due."""
+HELD_AT_MOST = 65_535
+"""Messages of one queue that a worker holds until they are due; more would wait behind them."""
 
 Deliver = Callable[["Generation", str, Incoming], None]
 
@@ -24,6 +24,8 @@ class Generation:
 
     work: Feed
     soon: Feed
+    is_consuming = False
+    """Whether it has ever asked for jobs."""
 
     def __init__(self, broker: Broker, names: Names, topology: Topology) -> None:
         self._broker = broker
@@ -53,6 +55,7 @@ class Generation:
                 channel = await self._connection.open_channel()
                 self.soon = Feed(channel, soon, lambda *each: on_soon(self, *each), self.lost)
                 await self.soon.consume(HELD_AT_MOST)
+                self.is_consuming = True
                 await self.work.consume(prefetch)
         except BaseException:
             await self.close()
@@ -72,6 +75,11 @@ class Generation:
                     if not (await self.work.is_consumed() and await self.soon.is_consumed()):
                         break
         self.lost.set()
+
+    @property
+    def unsettled(self) -> Collection[Incoming] | None:
+        """The jobs that were delivered and are not settled; None if it never came to that."""
+        return self.work.unsettled if self.is_consuming else None
 
     def reason(self) -> Exception | None:
         """Why it was lost, as far as the broker has said so, or the network."""

@@ -39,10 +39,12 @@ class Holder(Generic[T]):
         if self._held[0][0] == at:
             self._set_timer()
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def clear(self) -> list[T]:
+        """Forget everything; return what was held."""
+        held = [thing for _, _, thing in self._held]
         self._held.clear()
         self._set_timer()
+        return held
 
     def _set_timer(self) -> None:
         if self._timer is not None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from offload import Delivery, Failure
+from offload import Failure
 from offload_amqp.wire import Incoming, Outgoing
 
 RUNS = "offload-runs"
@@ -16,10 +16,14 @@ DUE = "offload-due"
 """When it is due, in ms since the epoch, by the publisher's clock."""
 HOLD = "offload-hold"
 """How many ms a worker has to hold it from receipt on."""
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999, which is the last that a datetime knows."""
 ERROR, TRACEBACK, DIED = "offload-error", "offload-traceback", "offload-died"
 
 LONGEST_TEXT = 16_000
-"""Characters of an error or a traceback: all headers must fit in one frame."""
+"""Characters of an error or a traceback."""
+OTHER_BYTES = 1024
+"""What else is in the frame of a message's headers takes less: they all must fit in one."""
 
 
 @dataclass(slots=True)
@@ -36,12 +40,16 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def failure_headers(failure: Failure | None) -> dict[str, Any]:
-    """Why a job is dead."""
+def failure_headers(failure: Failure | None, frame_max: int) -> dict[str, Any]:
+    """Why a job is dead, within a frame of this size: the error's head, the traceback's tail."""
     failure = failure or Failure("")
+    room = max(0, frame_max - OTHER_BYTES)
+    error = failure.error[:LONGEST_TEXT].encode("utf-8", "backslashreplace")[: room // 2]
+    trace = failure.traceback[-LONGEST_TEXT:].encode("utf-8", "backslashreplace")
+    trace = trace[max(0, len(trace) - (room - len(error))) :]
     return {
-        ERROR: failure.error[:LONGEST_TEXT],
-        TRACEBACK: failure.traceback[-LONGEST_TEXT:],
+        ERROR: error.decode(errors="ignore"),  # the last character may have been cut in two
+        TRACEBACK: trace.decode(errors="ignore"),
         RUNS: failure.attempts,
         DIED: now_ms(),
     }
@@ -53,16 +61,18 @@ def number_in(headers: dict[str, Any], name: str) -> int:
     return value if type(value) is int and 0 <= value < 1 << 62 else 0
 
 
+def due_in(headers: dict[str, Any]) -> int:
+    """When a message says that it is due, in ms since the epoch; 0 if no clock can show that."""
+    due_ms = number_in(headers, DUE)
+    return due_ms if due_ms <= LATEST_MS else 0
+
+
 def id_of(message: Incoming) -> str:
     """The job's id, or a lasting one for what another program has published without any."""
     return message.id or f"foreign-{hashlib.sha256(message.body).hexdigest()[:32]}"
 
 
-def delivery_of(message: Incoming, queue: str, receipt: Any) -> Delivery:
-    """The next run of what is in a message. One that was never settled counts as a run."""
-    headers = message.headers
-    # A quorum queue counts how often it had to deliver again; a classic one knows only whether.
-    again = number_in(headers, "x-delivery-count") or int(message.is_redelivered)
-    attempt = number_in(headers, RUNS) + again + 1
-    due_ms = number_in(headers, DUE)
-    return Delivery(id_of(message), queue, message.body, attempt, due_ms, receipt)
+def deliveries_before(message: Incoming) -> int:
+    """How often a message was delivered before, and never settled."""
+    # A quorum queue counts; a classic one knows only whether.
+    return number_in(message.headers, "x-delivery-count") or int(message.is_redelivered)

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from offload import Delivery, Entry, Failure
-from offload_amqp.messages import DUE, HOLD, RUNS, Message, failure_headers, now_ms
-from offload_amqp.names import Names, first_level, ladder_key
+from offload_amqp.messages import (
+    DUE,
+    HOLD,
+    RUNS,
+    Message,
+    due_in,
+    failure_headers,
+    id_of,
+    now_ms,
+    number_in,
+)
+from offload_amqp.names import LEVELS, Names, first_level, ladder_key
 from offload_amqp.wire import Incoming
 
 HELD_MS = 2000
 """What is due sooner is held by a worker all the time; else the last second or two of it."""
+LONGEST_MS = (2**LEVELS - 1) * 1000
+"""The longest delay that the ladder can hold: eight and a half years."""
 AHEAD_MS = 3
 """So long before it is due it is on its way to the worker that runs it, and held there."""
 
@@ -27,8 +39,9 @@ class Router:
         return [self._scheduled(entry, 0, now) for entry in entries]
 
     def retry(self, delivery: Delivery, delay_ms: int) -> Message:
-        """A job that has failed, and runs again after the delay."""
-        entry = Entry(delivery.id, delivery.queue, delivery.body, max(1, delay_ms))
+        """A job that has failed, and runs again after the delay, or after the longest there is."""
+        delay_ms = max(1, min(delay_ms, LONGEST_MS))
+        entry = Entry(delivery.id, delivery.queue, delivery.body, delay_ms)
         return self._scheduled(entry, delivery.attempt, now_ms())
 
     def release(self, delivery: Delivery) -> Message:
@@ -43,13 +56,13 @@ class Router:
     def due(self, message: Incoming, queue: str) -> Message:
         """What was held until just before it is due."""
         headers = message.headers
-        kept = {name: headers[name] for name in (RUNS, DUE) if name in headers} | {HOLD: AHEAD_MS}
-        return self._ready(message.id, queue, message.body, kept)
+        kept = {RUNS: number_in(headers, RUNS), DUE: due_in(headers), HOLD: AHEAD_MS}
+        return self._ready(id_of(message), queue, message.body, kept)
 
-    def dead(self, delivery: Delivery, failure: Failure | None) -> Message:
-        """A job that has failed for good."""
+    def dead(self, delivery: Delivery, failure: Failure | None, frame_max: int) -> Message:
+        """A job that has failed for good; frames are of `frame_max` bytes at most."""
         name = self._names.dead(delivery.queue)
-        headers = failure_headers(failure)
+        headers = failure_headers(failure, frame_max)
         return Message("", name, delivery.id, headers, delivery.body, delivery.queue)
 
     def _ready(self, job_id: str, queue: str, body: bytes, headers: dict[str, int]) -> Message:

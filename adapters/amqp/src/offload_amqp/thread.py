@@ -13,12 +13,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+JOIN_SECONDS = 5.0
+"""How long a stop waits for the thread, which has nothing left to do."""
+
 
 class LoopThread:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        # Not by the policy: what the application has chosen for its own loops is no matter of ours.
+        self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._run, name="offload-amqp", daemon=True)
         self._thread.start()
 
@@ -35,9 +39,13 @@ class LoopThread:
 
     async def end(self) -> None:
         """End the thread; whatever still runs there is cancelled."""
-        await self.call(_cancel_others())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if not self._thread.is_alive():
+            return  # ended before, or this is a forked child, where it never ran
+        try:
+            await self.call(_cancel_others())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(JOIN_SECONDS)
 
 
 async def _cancel_others() -> None:

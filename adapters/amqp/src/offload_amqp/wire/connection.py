@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-import struct
-from typing import Any
+from typing import Any, cast
 
 from pamqp import commands
 from pamqp.base import Frame
 
+from offload.forking import close_in_child, keep_in_child
 from offload_amqp.wire.channel import Channel
 from offload_amqp.wire.errors import BlockedError, ClosedError, LostError
 from offload_amqp.wire.frames import (
@@ -25,6 +26,8 @@ from offload_amqp.wire.frames import (
 
 SILENT_HEARTBEATS = 2
 """After so many heartbeats without a sign the other side is taken for dead."""
+MAX_REASON_CHARS = 300
+"""Length of what an error says of a frame that can't be read."""
 _WISHES = {
     "publisher_confirms": True,
     "basic.nack": True,
@@ -49,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._farewell = asyncio.Event()
         self._gone = asyncio.Event()
+        self._descriptor: int | None = None
         self.frame_max = FRAME_MAX
         self.error: Exception | None = None
         """Why it is lost; none while it lives."""
@@ -85,7 +89,8 @@ class Connection(asyncio.Protocol):
     async def close(self, timeout: float) -> None:
         """Take leave, for so many seconds at most, and disconnect."""
         if self._loop.is_closed():
-            return  # whoever closed it has left us without a way to do anything
+            self._close_without_loop()
+            return
         if self.error is None:
             self._send(commands.Connection.Close(200, "", 0, 0))
             try:
@@ -96,6 +101,17 @@ class Connection(asyncio.Protocol):
             finally:
                 self.abort(LostError("it was closed"))
         await self._gone.wait()
+
+    def _close_without_loop(self) -> None:
+        """Close the socket of a connection whose event loop was closed under it."""
+        self.error = self.error or LostError("its event loop was closed")
+        self._release_descriptor()
+        # What asyncio would do on the next turn of the loop. Without it the socket is open
+        # until the collector finds it. uvloop closes its own with the loop.
+        tls = getattr(self._transport, "_ssl_protocol", None)
+        under: Any = getattr(tls, "_transport", None) or self._transport
+        with contextlib.suppress(Exception):
+            under._call_connection_lost(None)  # noqa: SLF001
 
     async def end(self, error: Exception) -> None:
         """Disconnect at once, and return when nothing is left of it."""
@@ -109,7 +125,8 @@ class Connection(asyncio.Protocol):
         self.error = error
         if self._beat is not None:
             self._beat.cancel()
-        self._transport.abort()
+        with contextlib.suppress(Exception):  # it may be half gone: what is left of it goes now
+            self._transport.abort()
         self._writable.set()
         self._farewell.set()
         self._replies.put_nowait(commands.Connection.CloseOk())  # wakes who waits for a reply
@@ -126,12 +143,23 @@ class Connection(asyncio.Protocol):
         self.write(HEARTBEAT_FRAME)
         self._beat = self._loop.call_later(half, self._on_beat, now + half)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing was heard of the broker for so long that it has given us up, too."""
+        return self._loop.time() - self._heard > SILENT_HEARTBEATS * self._heartbeat
+
     # -- writing ------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Send this; without effect on a connection that is lost."""
-        if self.error is None:
+        if self.error is not None:
+            return
+        try:
             self._transport.write(data)
+        except Exception as error:  # from a transport that is going down, whatever Python says
+            lost = LostError(f"it can't be written to: {error!r}"[:MAX_REASON_CHARS])
+            lost.__cause__ = error
+            self.abort(lost)
 
     def _send(self, method: Frame) -> None:
         self.write(method_frame(method, 0))
@@ -143,14 +171,23 @@ class Connection(asyncio.Protocol):
     # -- what asyncio calls -------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is, for a socket
-        self._transport = transport
+        # No check by isinstance: uvloop's transports are asyncio's by behaviour, not by class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._descriptor = _descriptor_of(transport)
+        if self._descriptor is not None:
+            close_in_child(self._descriptor)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._release_descriptor()
         error = LostError(str(exc) if exc else "the broker has hung up")
         error.__cause__ = exc
         self.abort(error)
         self._gone.set()
+
+    def _release_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            keep_in_child(descriptor)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -170,8 +207,10 @@ class Connection(asyncio.Protocol):
                     return
         except LostError as error:
             self.abort(error)
-        except (struct.error, IndexError) as error:
-            self.abort(LostError(f"a frame can't be read: {error}"))
+        except Exception as error:  # whatever it is, it must not leave half a stream behind
+            lost = LostError(f"a frame can't be read: {error!r}"[:MAX_REASON_CHARS])
+            lost.__cause__ = error
+            self.abort(lost)
 
     def _receive(self, kind: int, payload: bytes) -> None:
         if kind == HEARTBEAT:
@@ -241,3 +280,9 @@ async def connect(
         await connection.end(LostError("it was never open"))
         raise
     return connection
+
+
+def _descriptor_of(transport: asyncio.BaseTransport) -> int | None:
+    sock = transport.get_extra_info("socket")
+    descriptor = -1 if sock is None else sock.fileno()
+    return descriptor if descriptor >= 0 else None
