@@ -11,7 +11,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = [*("lint", "types", "tests", "pythons", "conformance", "mutants", "wheels")]
+nox.options.sessions = ["lint", "types", "tests", "pythons", "conformance", "mutants", "wheels"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 
