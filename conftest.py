@@ -10,11 +10,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from loops import use_test_loop
 from support import Recorder
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import offload
+
+use_test_loop()
 
 # A bound on the time of each example would fail on a busy machine, and prove nothing.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)

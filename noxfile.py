@@ -11,8 +11,9 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "conformance", "mutants", "wheels"]
-nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "tests", "pythons", "conformance", "mutants", "wheels"]
+# Of the supported versions, those that aren't here are named and skipped.
+nox.options.error_on_missing_interpreters = False
 
 ROOT = Path(__file__).parent
 ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis", "adapters/amqp"]
@@ -20,7 +21,23 @@ PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
+SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
+IN_PROCESS = ["core", "adapters/simple", "adapters/sqlite", "tests"]
+"""The suites that need no server, and so little time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
+
+
+def find_pythons() -> list[str]:
+    """The supported versions that are here; those of pyenv are put on the path."""
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    for version in SUPPORTED:
+        # The shims on the path know only the versions that are switched on.
+        for program in sorted(root.glob(f"versions/{version}.*/bin/python{version}"))[-1:]:
+            os.environ["PATH"] = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    return [version for version in SUPPORTED if shutil.which(f"python{version}")]
+
+
+FOUND = find_pythons()
 
 
 def install(session: nox.Session) -> None:
@@ -56,6 +73,30 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", "-n", "2")
     session.run("coverage", "combine", "--quiet", silent=True)
     session.run("coverage", "report")
+
+
+@nox.session(python=SUPPORTED[1:])
+def pythons(session: nox.Session) -> None:
+    """Test on each newer Python what needs no server. Arguments go to pytest."""
+    install(session)
+    session.run("pytest", "-n", "2", *(session.posargs or IN_PROCESS))
+
+
+@nox.session(python=FOUND[-1] if FOUND else None)
+def uvloop(session: nox.Session) -> None:
+    """Test everything on uvloop, with the newest Python here. Arguments go to pytest."""
+    install(session)
+    folders = [*IN_PROCESS, "adapters/redis", "adapters/amqp"]
+    loop = {"OFFLOAD_TEST_LOOP": "uvloop"}
+    session.run("pytest", "-n", "2", *(session.posargs or folders), env=loop)
+
+
+@nox.session(python=SUPPORTED, default=False)
+@nox.parametrize("loop", ["asyncio", "uvloop"])
+def matrix(session: nox.Session, loop: str) -> None:
+    """Test everything on each supported Python and each loop. Arguments go to pytest."""
+    install(session)
+    session.run("pytest", "-n", "2", *session.posargs, env={"OFFLOAD_TEST_LOOP": loop})
 
 
 @nox.session

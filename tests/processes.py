@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from loops import use_test_loop
 from support import DEADLINE
 
 import offload
@@ -133,4 +134,5 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
+    use_test_loop()
     main(sys.argv[1])

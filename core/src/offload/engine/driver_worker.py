@@ -167,7 +167,9 @@ class DriverWorker(Worker):
         await self._bind_here("stop")
         self._ready_on = None
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain(), name="offload-drain")
+            self._draining = asyncio.create_task(self._drain())
+            # Not as an argument: from 3.14 on a task factory would be given it.
+            self._draining.set_name("offload-drain")
             if not self._starting:
                 self._state = State.STOPPING
         if self._dispatcher is not None and self._dispatcher.runs_caller():
