@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from processes import free_port
 from support import DEADLINE
 
 import offload
@@ -61,8 +61,6 @@ def url(request, tmp_path):
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/jobs.db"
         return
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server")
     port = free_port()
     server = subprocess.Popen(
         ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)],
@@ -74,13 +72,6 @@ def url(request, tmp_path):
     finally:
         server.terminate()
         server.wait(DEADLINE)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def until_listening(port: int, server: subprocess.Popen) -> None:
@@ -293,7 +284,6 @@ def app(environ, start_response):
 
 
 def test_uvicorn_on_uvloop_with_a_lifespan(tmp_path, url):
-    pytest.importorskip("uvloop")
     (tmp_path / "app.py").write_text(
         HEADER
         + """
@@ -326,7 +316,6 @@ class serving:  # noqa: N801  (used as a function)
     """A web server that listens; it is killed if it hasn't ended by itself."""
 
     def __init__(self, tmp_path: Path, url: str, command: list[str], port: int) -> None:
-        pytest.importorskip(command[0])
         self._server = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=tmp_path, env=environment(url)
         )

@@ -62,8 +62,13 @@ class Sweeping(Pages):
         return 8
 
 
-async def ready():
-    pass
+def looking(store):
+    """As a worker looks: with an open driver."""
+
+    async def look(action):
+        return await action(store)
+
+    return StoredDeadLetters(look)
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -71,7 +76,7 @@ async def ready():
 async def test_all_pages_are_taken_out(way, copies):
     store = Pages(2 * PAGE + 5, dies_again=False, copies=copies)
 
-    assert await getattr(StoredDeadLetters(store, ready), way)() == 2 * PAGE + 5
+    assert await getattr(looking(store), way)() == 2 * PAGE + 5
     assert store.letters == []
 
 
@@ -80,18 +85,18 @@ async def test_it_comes_to_an_end_though_every_job_dies_again(count):
     """As with a worker beside it, whose handler always fails."""
     store = Pages(count, dies_again=True)
 
-    assert await StoredDeadLetters(store, ready).requeue_all() == count
+    assert await looking(store).requeue_all() == count
     assert len(store.letters) == count
 
 
 async def test_it_comes_to_an_end_though_others_die():
     store = Busy(PAGE + 5, dies_again=False)
 
-    assert PAGE + 5 <= await StoredDeadLetters(store, ready).requeue_all() <= PAGE + 10
+    assert PAGE + 5 <= await looking(store).requeue_all() <= PAGE + 10
     assert store.letters
 
 
 async def test_one_pass_where_the_driver_has_it():
-    letters = StoredDeadLetters(Sweeping(5, dies_again=False), ready)
+    letters = looking(Sweeping(5, dies_again=False))
 
     assert (await letters.requeue_all(), await letters.discard_all()) == (7, 8)
