@@ -97,7 +97,7 @@ class Runner:
             self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
             return None
         except envelope.UndecodableError as error:
-            self._bury(delivery, _context_of_unread(delivery), f"{error}")
+            self._bury(delivery, _context_of_unread(delivery), f"{error}", delivery.attempt - 1)
             return None
         except Exception as error:  # a body that isn't even bytes
             self._bury(delivery, _context_of_unread(delivery), describe(error, 0).error)
@@ -117,9 +117,11 @@ class Runner:
             return None
         if delivery.attempt > handler.max_attempts:
             # Its attempts are used up, the last of them by a crash (DUR-6).
-            attempts = f"attempt {delivery.attempt - 1} of {handler.max_attempts}"
+            # A backend that counts deliveries may have counted more than there were runs.
+            runs = min(delivery.attempt - 1, handler.max_attempts)
+            reason = "never ended: its worker died, or lost its lease"
             self._bury(
-                delivery, context, f"{attempts} never ended: its worker died, or lost its lease"
+                delivery, context, f"attempt {runs} of {handler.max_attempts} {reason}", runs
             )
             return None
         return Run(delivery, handler, context, job.args)
@@ -310,9 +312,9 @@ class Runner:
             self._log_failure(settlement, context, handler.max_attempts)
             self._observers.tell("job_failed", job=context, error=error)
 
-    def _bury(self, delivery: Delivery, context: JobContext, reason: str) -> None:
+    def _bury(self, delivery: Delivery, context: JobContext, reason: str, runs: int) -> None:
         """A job that never ran, or ran too often, is dead as it is."""
-        failure = Failure(storable(reason), attempts=delivery.attempt - 1)
+        failure = Failure(storable(reason), attempts=runs)
         settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
         self._settler.add(settlement, context)
         with contextlib.suppress(BaseException):  # as in _fail
