@@ -120,7 +120,7 @@ def _find_adapter(scheme: str, _path: tuple[str, ...]) -> Adapter:
     named = f"the adapter for {scheme}://, {_distribution(entry_point)}"
     try:
         adapter = _ask(entry_point.load(), scheme)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that exits is one that fails
         raise UnknownAdapterError(
             f"{named}, can't be loaded: {type(error).__name__}: {error}"
         ) from error
@@ -166,6 +166,16 @@ def override_url(url: str) -> Iterator[None]:
         _override.reset(token)
 
 
+def _chosen(url: str | None) -> str:
+    """The first that is given. An empty one is refused: it is a variable that nobody set."""
+    for given in (_override.get(), url, os.environ.get("OFFLOAD_URL")):
+        if given is not None:
+            if given == "":
+                raise ConfigError("the config string is empty; is a variable not set?")
+            return given
+    raise ConfigError("no config string: pass one to connect(), or set OFFLOAD_URL")
+
+
 def connect(url: str | None = None) -> Worker:
     """A new worker on the backend that `url`, or else `$OFFLOAD_URL`, names (CONF-1).
 
@@ -178,10 +188,7 @@ def connect(url: str | None = None) -> Worker:
     # Half the cost of `import offload`, and needed by nobody who doesn't connect.
     from offload.engine import DriverWorker
 
-    url = _override.get() or url or os.environ.get("OFFLOAD_URL")
-    if not url:
-        raise ConfigError("no config string: pass one to connect(), or set OFFLOAD_URL")
-    address = parse_address(url)
+    address = parse_address(_chosen(url))
     adapter = find_adapter(address.scheme)
     config = read_config(address, adapter.options)
     made = adapter.make(config)

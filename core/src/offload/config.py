@@ -173,7 +173,8 @@ def parse_address(url: str) -> Address:
     query: dict[str, str] = {}
     for name, value in parse_qsl(split.query, keep_blank_values=True):
         if name in query:
-            raise ConfigError(f"option {name!r} is given twice")
+            shown = "that isn't shown" if "@" in name or "/" in name else repr(name)
+            raise ConfigError(f"option {shown} is given twice")
         query[name] = value
     return Address(
         scheme=split.scheme,
@@ -223,6 +224,12 @@ def read_config(address: Address, own_options: Sequence[Option[Any]]) -> Config:
         option = known.get(name)
         if option is None:
             close = difflib.get_close_matches(name, known, 1)
+            if "@" in name or "/" in name:
+                raise ConfigError(
+                    f"{address.scheme}:// has no such option; it isn't shown, since it may be the "
+                    "end of a password with ? in it (write %3F). Allowed: "
+                    + ", ".join(sorted(known))
+                )
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
                 f"{address.scheme}:// has no option {name!r}{hint} Allowed: "

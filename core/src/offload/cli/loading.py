@@ -17,6 +17,11 @@ def load_worker(path: str) -> Worker:
         click.BadParameter: the path, the module, the attribute or its kind is wrong. What the
             module itself raises is raised as it is: only its traceback shows where.
     """
+    if "/" in path or "@" in path:  # a URL in the wrong place: it may hold a password
+        raise click.BadParameter(
+            "MODULE:WORKER is expected, for example myapp.jobs:worker; a URL goes behind --url, "
+            "and no path of a file is taken. What was given isn't shown: it may hold a secret"
+        )
     module_name, colon, attribute = path.partition(":")
     if not colon or not attribute or not all(map(str.isidentifier, module_name.split("."))):
         raise click.BadParameter(

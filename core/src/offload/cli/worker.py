@@ -47,7 +47,7 @@ def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
     """
     logs.configure(log_format, log_level)
     sys.path.insert(0, str(Path.cwd()))
-    with override_url(url) if url else contextlib.nullcontext():
+    with override_url(url) if url is not None else contextlib.nullcontext():
         found = load_worker(path)
 
     async def announce_and_wait() -> None:
