@@ -33,6 +33,7 @@ from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
 from offload_amqp.topology import Topology
+from offload_amqp.wire.frames import FRAME_MAX
 
 CONTROL = str(Path(DEFAULT_PROGRAM).with_name("rabbitmqctl"))
 
@@ -355,7 +356,7 @@ class Undertaker:
         body = b'{"v":1,"id":"%b","handler":"note","enqueued_at":1764020000123,"args":{}}'
         delivery = Delivery(job_id, queue, body % job_id.encode(), 4, 0, None)
         traceback = "Traceback (most recent call last):\n" + 20 * '  File "app.py", line 7, in f\n'
-        return self._router.dead(delivery, Failure("ValueError: no", traceback, 4))
+        return self._router.dead(delivery, Failure("ValueError: no", traceback, 4), FRAME_MAX)
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import click
 import pytest
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from offload.adapters import find_adapter
 from offload.config import parse_address
+from offload.text import plain
 from offload_conformance.certificate import Certificate, differences, make_certificate, write
 from offload_conformance.recorder import Recorder
 from offload_conformance.verdicts import Verdict
@@ -47,7 +49,8 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     with recorder:
         status = pytest.main(arguments, plugins=[recorder])
     if status == pytest.ExitCode.USAGE_ERROR or recorder.errors:
-        raise click.ClickException("the suite can't be run: " + "; ".join(recorder.errors))
+        told = plain("; ".join(recorder.errors), lines=True)
+        raise click.ClickException(f"the suite can't be run: {told}")
     complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     profile = "quick" if quick else "selected" if rules else "full"
     certificate = make_certificate(url, recorder.tests, profile=profile, complete=complete)
@@ -76,7 +79,7 @@ def _show(certificate: Certificate) -> None:
         if verdict is not Verdict.PASS:
             colour = COLOURS.get(verdict, "yellow")
             told = "; ".join(dict.fromkeys(reasons))
-            table.add_row(rule.id, f"[{colour}]{verdict}[/]", told[:300])
+            table.add_row(rule.id, Text(verdict, style=colour), Text(plain(told[:300])))
     passed = sum(rule.verdict == Verdict.PASS for rule in certificate.rules)
     console.print(table)
     console.print(f"{passed} of {len(certificate.rules)} rules passed ({certificate.profile})")
@@ -91,7 +94,7 @@ def verify(file: Path) -> None:
     """
     found = differences(file)
     for difference in found:
-        click.echo(f"{file}: {difference}", err=True)
+        click.echo(plain(f"{file}: {difference}"), err=True)
     if found:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")

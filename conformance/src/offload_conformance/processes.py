@@ -1,11 +1,13 @@
 """Workers in processes of their own, which the kit kills and freezes.
 
-`python -m offload_conformance.processes URL STAGE NAME` runs one, with puppets.
+`OFFLOAD_URL=URL python -m offload_conformance.processes STAGE NAME` runs one, with puppets. The URL
+may hold a password, and what stands on a command line can be read by everybody on the host.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -29,7 +31,8 @@ class WorkerProcess:
     async def __aenter__(self) -> Self:
         command = (sys.executable, "-m", "offload_conformance.processes")
         self._process = await asyncio.create_subprocess_exec(
-            *command, self._url, self._stage.address, self.name
+            *(*command, self._stage.address, self.name),
+            env={**os.environ, "OFFLOAD_URL": self._url},
         )
         try:
             await self._stage.until(f"the worker process {self.name} to start", self._is_ready)
@@ -83,9 +86,9 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGCONT)
 
 
-def main(url: str, stage_address: str, name: str) -> None:
+def main(stage_address: str, name: str) -> None:
     """Run a worker with puppets until it is ended."""
-    worker = offload.connect(url)
+    worker = offload.connect()
     troupe = Troupe(stage_address, worker, name)
     troupe.may_be_killed = True
     worker.register("act", troupe.act)

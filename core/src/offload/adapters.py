@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from offload.claims import Claims, Limits
-from offload.config import Address, Config, Option, parse_address, read_config
+from offload.config import Address, Config, Option, Secret, parse_address, read_config
 from offload.driver import Driver
 from offload.errors import ConfigError, UnknownAdapterError
 from offload.observers import hookimpl, hookspec
@@ -166,13 +166,13 @@ def override_url(url: str) -> Iterator[None]:
         _override.reset(token)
 
 
-def _chosen(url: str | None) -> str:
+def _chosen(url: str | None) -> Secret:
     """The first that is given. An empty one is refused: it is a variable that nobody set."""
     for given in (_override.get(), url, os.environ.get("OFFLOAD_URL")):
         if given is not None:
             if given == "":
                 raise ConfigError("the config string is empty; is a variable not set?")
-            return given
+            return Secret(given if isinstance(given, str) else "")
     raise ConfigError("no config string: pass one to connect(), or set OFFLOAD_URL")
 
 
@@ -188,7 +188,8 @@ def connect(url: str | None = None) -> Worker:
     # Half the cost of `import offload`, and needed by nobody who doesn't connect.
     from offload.engine import DriverWorker
 
-    address = parse_address(_chosen(url))
+    url = _chosen(url)
+    address = parse_address(url)
     adapter = find_adapter(address.scheme)
     config = read_config(address, adapter.options)
     made = adapter.make(config)

@@ -32,6 +32,7 @@ __all__ = [
     "Address",
     "Config",
     "Option",
+    "Secret",
     "duration",
     "integer",
     "one_of",
@@ -121,18 +122,35 @@ COMMON_OPTIONS: tuple[Option[Any], ...] = (QUEUES, CONCURRENCY, MAX_ATTEMPTS, GR
 """The worker's own options, the same on every adapter."""
 
 
+class Secret(str):
+    """Text that may be a secret, or hold one: its `repr` shows nothing.
+
+    Programs that report errors send the locals of every frame along, by their
+    `repr`.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A split config string, percent-decoded."""
 
     scheme: str
     username: str | None
-    password: str | None = field(repr=False)
+    password: Secret | None
     hosts: tuple[tuple[str, int | None], ...]
     """Each with its port, if it has one. Most backends take but one."""
     path: str
-    query: Mapping[str, str] = field(repr=False)
-    _split: SplitResult = field(repr=False)
+    query: Mapping[str, Secret]
+    """Its names may be secrets, too."""
+    _shown: str
+    """The config string without its query, the password masked."""
+    _may_hide_password: bool
+    """Whether what reads as options may be the end of a password with a `?` in it."""
 
     @property
     def host(self) -> str | None:
@@ -144,14 +162,15 @@ class Address:
         """The port of that host, if it has one."""
         return self.hosts[0][1] if self.hosts else None
 
+    def shows(self, name: str) -> bool:
+        """Whether the name of an option is surely no part of a secret."""
+        return not (self._may_hide_password or "@" in name or "/" in name)
+
     def __str__(self) -> str:
-        """The config string without its query, the password masked."""
-        location = self._split.netloc.rpartition("@")[2]
-        if self.password is not None:
-            location = f"{self._split.username or ''}:***@{location}"
-        elif self.username is not None:
-            location = f"{self._split.username}@{location}"
-        return f"{self.scheme}://{location}{self._split.path}"
+        return self._shown
+
+
+FORM = "the config string must have the form scheme://[user[:password]@][host[:port]][/path]"
 
 
 def parse_address(url: str) -> Address:
@@ -160,31 +179,51 @@ def parse_address(url: str) -> Address:
     Raises:
         ConfigError: it isn't of the form `scheme://…`. It isn't shown: it may hold a secret.
     """
-    form = "the config string must have the form scheme://[user[:password]@][host[:port]][/path]"
-    if not isinstance(url, str) or "://" not in url:
-        raise ConfigError(f"{form}, for example simple:// or sqlite:///jobs.db")
+    url = Secret(url) if isinstance(url, str) else ""
+    address = _split(url)
+    if isinstance(address, str):
+        raise ConfigError(address)
+    return address
+
+
+def _split(url: str) -> Address | str:
+    """The address, or what is wrong with it: no frame that has its parts may be in a traceback."""
+    if "://" not in url:
+        return f"{FORM}, for example simple:// or sqlite:///jobs.db"
     try:
         split = urlsplit(url)
         hosts = _read_hosts(split.netloc.rpartition("@")[2])
     except ValueError:
-        raise ConfigError(f"{form}; its host or port can't be read") from None
+        return f"{FORM}; its host or port can't be read"
     if not split.scheme or split.fragment:
-        raise ConfigError(f"{form}, with no # in it (write %23)")
-    query: dict[str, str] = {}
+        return f"{FORM}, with no # in it (write %23)"
+    query: dict[str, Secret] = {}
+    may_hide_password = "@" in split.query and "@" not in split.netloc
     for name, value in parse_qsl(split.query, keep_blank_values=True):
         if name in query:
-            shown = "that isn't shown" if "@" in name or "/" in name else repr(name)
-            raise ConfigError(f"option {shown} is given twice")
-        query[name] = value
+            is_shown = not (may_hide_password or "@" in name or "/" in name)
+            shown = repr(name) if is_shown else "that isn't shown"
+            return f"option {shown} is given twice"
+        query[Secret(name)] = Secret(value)
     return Address(
         scheme=split.scheme,
         username=None if split.username is None else unquote(split.username),
-        password=None if split.password is None else unquote(split.password),
+        password=None if split.password is None else Secret(unquote(split.password)),
         hosts=hosts,
         path=unquote(split.path),
         query=query,
-        _split=split,
+        _shown=_masked(split),
+        _may_hide_password=may_hide_password,
     )
+
+
+def _masked(split: SplitResult) -> str:
+    location = split.netloc.rpartition("@")[2]
+    if split.password is not None:
+        location = f"{split.username or ''}:***@{location}"
+    elif split.username is not None:
+        location = f"{split.username}@{location}"
+    return f"{split.scheme}://{location}{split.path}"
 
 
 def _read_hosts(location: str) -> tuple[tuple[str, int | None], ...]:
@@ -223,21 +262,26 @@ def read_config(address: Address, own_options: Sequence[Option[Any]]) -> Config:
     for name, text in address.query.items():
         option = known.get(name)
         if option is None:
-            close = difflib.get_close_matches(name, known, 1)
-            if "@" in name or "/" in name:
-                raise ConfigError(
-                    f"{address.scheme}:// has no such option; it isn't shown, since it may be the "
-                    "end of a password with ? in it (write %3F). Allowed: "
-                    + ", ".join(sorted(known))
-                )
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(
-                f"{address.scheme}:// has no option {name!r}{hint} Allowed: "
-                + ", ".join(sorted(known))
-            )
+            raise ConfigError(_unknown(address, str(name), sorted(known)))
         try:
-            values[name] = option.parse(text)
+            value = option.parse(text)
         except ValueError as error:
-            shown = "***" if option.secret else repr(text)
-            raise ConfigError(f"option {name!r}: {shown} is not allowed; give {error}") from None
+            shown = "***" if option.secret else repr(str(text))
+            raise ConfigError(
+                f"option {option.name!r}: {shown} is not allowed; give {error}"
+            ) from None
+        is_hidden = isinstance(value, Secret) and not option.secret
+        values[option.name] = str(value) if is_hidden else value
     return Config(address, values)
+
+
+def _unknown(address: Address, name: str, known: Sequence[str]) -> str:
+    allowed = "Allowed: " + ", ".join(known)
+    if not address.shows(name):
+        return (
+            f"{address.scheme}:// has no such option; it isn't shown, since it may be the end of "
+            f"a password with ? in it (write %3F). {allowed}"
+        )
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{address.scheme}:// has no option {name!r}{hint} {allowed}"

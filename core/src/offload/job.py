@@ -7,7 +7,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import msgspec
@@ -42,6 +42,21 @@ class Job(msgspec.Struct, frozen=True):
     queue: str = "default"
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def instant_of(milliseconds: int) -> datetime:
+    """An instant in milliseconds since the epoch; the calendar's end for one beyond it.
+
+    A backend may hold what a stranger has written.
+    """
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        end = datetime.max if milliseconds > 0 else datetime.min  # noqa: DTZ901 - a zone follows
+        return end.replace(tzinfo=UTC)
+
+
 class JobContext(msgspec.Struct, frozen=True, gc=False):
     """One run of a job, as its handler and the observers see it."""
 
@@ -58,12 +73,12 @@ class JobContext(msgspec.Struct, frozen=True, gc=False):
     @property
     def enqueued_at(self) -> datetime:
         """When it was performed, by the performer's clock."""
-        return datetime.fromtimestamp(self.enqueued_ms / 1000, UTC)
+        return instant_of(self.enqueued_ms)
 
     @property
     def due_at(self) -> datetime:
         """When this attempt was due, by the backend's clock."""
-        return datetime.fromtimestamp(self.due_ms / 1000, UTC)
+        return instant_of(self.due_ms)
 
 
 running_job: ContextVar[JobContext] = ContextVar("offload_running_job")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
@@ -14,7 +14,7 @@ import msgspec
 
 from offload.claims import Claims, Limits
 from offload.errors import UnsupportedError, UsageError
-from offload.job import Args, Handler, Job
+from offload.job import Args, Handler, Job, instant_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -82,7 +82,7 @@ class DeadLetter:
     @property
     def died_at(self) -> datetime:
         """When it was given up, by the backend's clock."""
-        return datetime.fromtimestamp(self.died_ms / 1000, UTC)
+        return instant_of(self.died_ms)
 
 
 class DeadLetters(Protocol):

@@ -11,6 +11,7 @@ import click
 
 from offload import ConfigError
 from offload.config import NAMESPACE, QUEUES, Config, parse_address
+from offload.text import plain
 from offload_amqp.connection import DEFAULT_PORTS, Broker, Line, vhost_of
 from offload_amqp.names import LEVELS, Names, check_names
 from offload_amqp.options import QUEUE_TYPE, config_of
@@ -48,9 +49,9 @@ def topology(url: str, as_json: bool, declare: bool) -> None:
         asyncio.run(_declare(config, needed))
         click.echo(f"{len(parts)} exchanges, queues and bindings are declared on {config}")
     else:
-        click.echo(f"vhost {vhost_of(config.address)}")
+        click.echo(f"vhost {plain(vhost_of(config.address))}")
         for line in _lines(parts):
-            click.echo(line)
+            click.echo(plain(line))
 
 
 def _read(url: str) -> Config:

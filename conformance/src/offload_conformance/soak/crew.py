@@ -1,4 +1,4 @@
-"""One worker of a soak: `python -m offload_conformance.soak.crew URL FILE`.
+"""One worker of a soak: `OFFLOAD_URL=URL python -m offload_conformance.soak.crew FILE`.
 
 It writes a line before and after each run, at once, so that a kill takes nothing of it along.
 """
@@ -13,7 +13,7 @@ import time
 import offload
 
 
-def main(url: str, file: str) -> None:
+def main(file: str) -> None:
     """Work until it is ended."""
     log = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
@@ -21,7 +21,7 @@ def main(url: str, file: str) -> None:
         job = offload.current_job()
         os.write(log, f"{mark} {job.id} {job.attempt} {time.time_ns() // 1000}\n".encode())
 
-    worker = offload.connect(url)
+    worker = offload.connect()
 
     @worker.handler("soak", max_attempts=1000)  # a crash is no reason to give it up
     async def soak(args: offload.Args) -> None:

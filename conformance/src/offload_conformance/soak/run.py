@@ -185,9 +185,9 @@ class Soak:
         name = f"worker-{self._hired}"
         self._crew[name] = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "offload_conformance.soak.crew"),
-            *(self._url, str(self._folder / name)),
+            str(self._folder / name),
             stderr=asyncio.subprocess.DEVNULL,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OFFLOAD_URL": self._url},
         )
 
     async def _kill_workers(self, every: float) -> None:

@@ -12,9 +12,10 @@ from offload.cli.dead_letters import dead
 from offload.cli.demo import demo
 from offload.cli.perform import perform
 from offload.cli.queues import queues
-from offload.cli.terminal import masked
+from offload.cli.terminal import shown, write_anything
 from offload.cli.worker import worker
 from offload.errors import BackendUnavailableError, OffloadError, UsageError
+from offload.text import plain
 
 
 class RefusedError(click.ClickException):
@@ -42,22 +43,23 @@ class Commands(click.Group):
         for entry_point in entry_points(group=GROUP, name=cmd_name):
             try:
                 command: click.Command = entry_point.load()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a plugin's exit is no end of ours
                 brought_by = entry_point.dist.name if entry_point.dist else entry_point.value
                 return _stand_in(cmd_name, f"can't be loaded from {brought_by}: {error!r}")
             return command
         return None
 
     def invoke(self, ctx: click.Context) -> Any:
+        write_anything()
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
             # Click repeats what it can't place, and that may be a URL with its password.
-            raise click.UsageError(masked(error.format_message()), error.ctx) from None
+            raise click.UsageError(shown(error.format_message()), error.ctx) from None
         except UsageError as error:
-            raise RefusedError(masked(str(error))) from error
+            raise RefusedError(shown(str(error))) from error
         except OffloadError as error:
-            text = masked(str(error))
+            text = shown(str(error))
             if isinstance(error, BackendUnavailableError) and error.maybe_stored:
                 text += " (what was asked for may have been done all the same)"
             raise click.ClickException(text) from error
@@ -65,6 +67,7 @@ class Commands(click.Group):
 
 def _stand_in(name: str, why: str) -> click.Command:
     """For a command that can't be loaded: it fails, and the help and the others don't."""
+    why = plain(why)
 
     def fail() -> None:
         raise click.ClickException(f"command {name!r} {why}")

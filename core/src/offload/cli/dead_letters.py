@@ -59,7 +59,7 @@ def list_(url: str, limit: int, after: str | None, as_json: bool) -> None:
         )
     console.print(table)
     if len(letters) == limit:
-        click.echo(f"There may be more: --after {letters[-1].cursor}", err=True)
+        click.echo(f"There may be more: --after {plain(letters[-1].cursor)}", err=True)
 
 
 @dead.command()
@@ -73,7 +73,7 @@ def show(url: str, job_id: str) -> None:
 
     letter = on_existing_backend(url, look)
     if letter is None:
-        raise click.ClickException(f"no dead letter has the id {job_id}")
+        raise click.ClickException(f"no dead letter has the id {plain(job_id)}")
     told = {
         "id": letter.id,
         "queue": letter.queue,
@@ -81,10 +81,10 @@ def show(url: str, job_id: str) -> None:
         "args": json.dumps(letter.args, indent=2),
         "attempts": str(letter.attempts),
         "died": letter.died_at.isoformat(),
-        "error": plain(letter.error, lines=True),
+        "error": letter.error,
     }
     for name, value in told.items():
-        click.echo(f"{name + ':':10}{value}")
+        click.echo(f"{name + ':':10}{plain(value, lines=True)}")
     if letter.traceback:
         click.echo("\n" + plain(letter.traceback, lines=True).rstrip())
 
@@ -129,7 +129,7 @@ def _remove(url: str, ids: Sequence[str], verb: str, removal: Removal) -> None:
     removed = on_existing_backend(url, lambda worker: removal(worker.dead_letters, ids))
     click.echo(f"{len(removed):,} {verb}")
     if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]:
-        raise click.ClickException("no dead letter has the id " + ", ".join(missing))
+        raise click.ClickException("no dead letter has the id " + plain(", ".join(missing)))
 
 
 def _remove_all(url: str, verb: str, sweep: Sweep) -> None:

@@ -8,6 +8,8 @@ import time
 import click
 from pythonjsonlogger.json import JsonFormatter
 
+from offload.text import plain
+
 LEVELS = ("debug", "info", "warning", "error", "critical")
 STYLES = ("text", "json")
 
@@ -22,21 +24,44 @@ class _StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+class _PlainFormatter(logging.Formatter):
+    """Text for people: one line for each message, and nothing in it that steers a terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as it is called
+        record.message = plain(record.message)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record), lines=True)
+
+
 def configure(style: str, level: str) -> None:
     """Let the logger `offload` write to stderr.
 
     Only that logger: those of an application are its own to configure.
     """
     handler = _StderrHandler()
-    handler.setFormatter(_json_formatter() if style == "json" else _text_formatter())
+    handler.setFormatter(_json_formatter() if style == "json" else _PlainFormatter())
     logger = logging.getLogger("offload")
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(level.upper())
 
 
-def _text_formatter() -> logging.Formatter:
-    return logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%Y-%m-%d %H:%M:%S")
+def configure_again(style: str, level: str) -> None:
+    """After the application's modules were imported, whose own configuration may have silenced us.
+
+    `logging.config.dictConfig` disables every logger that it doesn't name. An application that
+    has configured the logger `offload` itself keeps what it has.
+    """
+    logger = logging.getLogger("offload")
+    if not any(not isinstance(each, _StderrHandler) for each in logger.handlers):
+        configure(style, level)
+    for name in ("offload", "offload.job"):
+        logging.getLogger(name).disabled = False
 
 
 def _json_formatter() -> logging.Formatter:

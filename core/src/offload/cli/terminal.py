@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from offload.text import plain
+
 _WIDE = 10_000
 """Columns of a "screen" that is a file or a pipe: nothing is cut or wrapped there."""
 
-_CREDENTIALS = re.compile(r"://\S*@")
+# Not the form of a config string, as messages of our own show it.
+_CREDENTIALS = re.compile(r"://(?!\[user\[)\S*@")
 _OPTIONS = re.compile(r"(://[^\s?]*\?)[^\s'\"]*")
 
 
@@ -23,13 +29,34 @@ def make_console() -> Console:
     return console
 
 
+class _PlainTable(Table):
+    """A table whose cells may come from anywhere."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Add a row; text is made plain, its lines stay."""
+        plain_cells = (plain(cell, lines=True) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*plain_cells, **options)
+
+
 def make_table(console: Console, *columns: str) -> Table:
     """An empty table: with a line under its head on a terminal, plain text elsewhere."""
     style = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(*columns, box=style, header_style="bold", pad_edge=False, show_edge=False)
+    table = _PlainTable(*columns, box=style, header_style="bold", pad_edge=False, show_edge=False)
     for column in table.columns:
         column.overflow = "fold"
     return table
+
+
+def write_anything() -> None:
+    """Let no character stop a command: what the terminal or the pipe can't hold is escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def shown(text: str) -> str:
+    """A message that may hold foreign text and a config string, as it may be printed."""
+    return plain(masked(text), lines=True)
 
 
 def masked(text: str) -> str:

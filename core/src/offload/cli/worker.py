@@ -13,6 +13,7 @@ import offload
 from offload.adapters import override_url
 from offload.cli import logs
 from offload.cli.loading import load_worker
+from offload.text import plain
 
 LEFT_UNFINISHED = 3
 """The exit code when jobs were cut short or lost."""
@@ -49,6 +50,7 @@ def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
     sys.path.insert(0, str(Path.cwd()))
     with override_url(url) if url is not None else contextlib.nullcontext():
         found = load_worker(path)
+    logs.configure_again(log_format, log_level)
 
     async def announce_and_wait() -> None:
         click.echo(f"Running {found!r}. To stop: Ctrl-C or SIGTERM; a second one ends it at once.")
@@ -60,6 +62,6 @@ def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
         f"and returned, {len(report.lost)} lost."
     )
     if report.returned:
-        click.echo("They run again: " + " ".join(report.returned))
+        click.echo("They run again: " + plain(" ".join(report.returned)))
     if report.returned or report.lost:
         sys.exit(LEFT_UNFINISHED)

@@ -100,7 +100,8 @@ class Runner:
             self._bury(delivery, _context_of_unread(delivery), f"{error}", delivery.attempt - 1)
             return None
         except Exception as error:  # a body that isn't even bytes
-            self._bury(delivery, _context_of_unread(delivery), describe(error, 0).error)
+            reason = describe(error, 0).error
+            self._bury(delivery, _context_of_unread(delivery), reason, delivery.attempt - 1)
             return None
         context = JobContext(
             delivery.id,

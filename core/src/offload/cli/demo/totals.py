@@ -9,13 +9,13 @@ from typing import Self
 from offload.cli.demo.ledger import Kind, Ledger, Outcome
 
 _FILES = """
-SELECT count(*), count(outcome = ?2 OR NULL), count(outcome = ?3 OR NULL),
+SELECT count(*), count(outcome = ? OR NULL), count(outcome = ? OR NULL),
        coalesce(sum(size), 0), coalesce(sum(words), 0), count(words)
-FROM item WHERE kind = ?1
+FROM item WHERE kind = ?
 """
 _CHANGED = """
 SELECT count(*) FROM item AS later JOIN item AS first USING (path)
-WHERE later.kind = ?1 AND first.kind = ?2 AND later.digest != first.digest
+WHERE later.kind = ? AND first.kind = ? AND later.digest != first.digest
 """
 
 
@@ -46,7 +46,7 @@ class Totals:
     def of(cls, ledger: Ledger) -> Self:
         """Sum up a ledger."""
         [(files, read, gone, size, words, texts)] = ledger.select(
-            _FILES, Kind.FILE, Outcome.DONE, Outcome.GONE
+            _FILES, Outcome.DONE, Outcome.GONE, Kind.FILE
         )
         [(rechecks,)] = ledger.select("SELECT count(*) FROM item WHERE kind = ?", Kind.RECHECK)
         [(changed,)] = ledger.select(_CHANGED, Kind.RECHECK, Kind.FILE)
