@@ -19,7 +19,8 @@ def load_worker(path: str) -> Worker:
     """
     if "/" in path or "@" in path:  # a URL in the wrong place: it may hold a password
         raise click.BadParameter(
-            "what was given is not of the form MODULE:WORKER, for example myapp.jobs:worker; a URL goes behind --url, "
+            "what was given is not of the form MODULE:WORKER, for example myapp.jobs:worker; a URL "
+            "goes behind --url, "
             "and no path of a file is taken. What was given isn't shown: it may hold a secret"
         )
     module_name, colon, attribute = path.partition(":")

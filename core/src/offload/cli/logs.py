@@ -35,7 +35,8 @@ class _PlainFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record), lines=True)
+        # What follows the first line is set in: a traceback's text can't pass for a line of ours.
+        return plain(super().format(record), lines=True).replace("\n", "\n  ")
 
 
 def configure(style: str, level: str) -> None:
