@@ -88,8 +88,9 @@ def test_another_distribution_brings_a_command(run, distribution):
     assert run("extra", "aloud").stdout == "it says aloud\n"
 
 
-def test_one_that_cannot_be_loaded_disturbs_no_other(run, distribution):
-    distribution("broken", "broken", "import no_such_module", group="offload.commands")
+@pytest.mark.parametrize("fault", ["import no_such_module", "raise SystemExit(3)", "exit()"])
+def test_one_that_cannot_be_loaded_disturbs_no_other(run, distribution, fault):
+    distribution("broken", "broken", fault, group="offload.commands")
 
     told = run("--help")
     assert told.exit_code == 0

@@ -85,11 +85,8 @@ def test_a_line_of_the_log_is_one_line(style, capsys):
     former = (logger.handlers, logger.propagate, logger.level)
     try:
         logs.configure(style, "info")
-        try:
-            raise ValueError(f"a{HOSTILE}\n2026-01-01 00:00:00 ERROR    forged")
-        except ValueError as error:
-            logger.exception("job %s", f"x{HOSTILE}\n2026-01-01 00:00:00 INFO     forged")
-            assert error
+        error = ValueError(f"a{HOSTILE}\n2026-01-01 00:00:00 ERROR    forged")
+        logger.error("job %s", f"x{HOSTILE}\n2026-01-01 00:00:00 INFO     forged", exc_info=error)
     finally:
         logger.handlers, logger.propagate, logger.level = former
     told = capsys.readouterr().err
@@ -97,10 +94,8 @@ def test_a_line_of_the_log_is_one_line(style, capsys):
     if style == "json":
         assert "forged" in json.loads(told)["message"]
     else:
-        assert not any(
-            line.startswith("2026-01-01") and "INFO" in line for line in told.split("\n")
-        )
-        assert "Traceback (most recent call last)" in told
+        assert not any(line.startswith("2026-01-01") for line in told.split("\n"))
+        assert "ERROR    forged" in told
 
 
 def run_program(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[bytes]:
