@@ -40,6 +40,7 @@ class SyncWorker:
         self._worker = worker
         self._thread: LoopThread | None = None
         self._lock = threading.Lock()
+        self._calls = 0
         self._process = os.getpid()
 
     def start(self) -> None:
@@ -91,12 +92,22 @@ class SyncWorker:
         except BaseException:
             call.close()
             raise
-        return result(submit(call, loop), loop)
+        with self._lock:
+            self._calls += 1
+        try:
+            return result(submit(call, loop), loop)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                is_last = not self._calls
+            if is_last and self._worker.loop is not loop:  # it belongs to another loop, or to none
+                self._end_own_thread()
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._process != os.getpid():
             # A forked child: the thread, and whoever held the lock, are the parent's.
             self._process, self._thread, self._lock = os.getpid(), None, threading.Lock()
+            self._calls = 0
         bound = self._worker.loop
         if bound is None or not bound.is_running():
             bound = self._own_loop()

@@ -22,6 +22,7 @@ from offload.engine.dispatcher import Dispatcher
 from offload.engine.elsewhere import Elsewhere
 from offload.engine.outbox import MAX_BATCH, Outbox
 from offload.engine.registry import Registry
+from offload.engine.supervisor import own_task
 from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
@@ -167,9 +168,7 @@ class DriverWorker(Worker):
         await self._bind_here("stop")
         self._ready_on = None
         if self._draining is None:
-            self._draining = asyncio.create_task(self._drain())
-            # Not as an argument: from 3.14 on a task factory would be given it.
-            self._draining.set_name("offload-drain")
+            self._draining = own_task(self._drain(), "offload-drain")
             if not self._starting:
                 self._state = State.STOPPING
         if self._dispatcher is not None and self._dispatcher.runs_caller():

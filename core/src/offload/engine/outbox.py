@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from offload.driver import Entry
+from offload.engine.supervisor import own_task
 
 MAX_BATCH = 1000
 """The most entries handed to a driver in one call."""
@@ -36,9 +37,7 @@ class Outbox:
             await self._enqueue(entries)
         finally:
             if self._waiting:
-                self._flusher = asyncio.create_task(self._flush())
-                # Not as an argument: from 3.14 on a task factory would be given it.
-                self._flusher.set_name("offload-outbox")
+                self._flusher = own_task(self._flush(), "offload-outbox")
             else:
                 self._rest()
 

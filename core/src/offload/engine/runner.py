@@ -346,7 +346,16 @@ def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:
         make_task = functools.partial(asyncio.Task, loop=loop, name="offload-job")
         return lambda work: make_task(work, context=context.copy())
     # Not every factory takes a context; but each takes over the one in which it is called.
-    return lambda work: context.copy().run(loop.create_task, work)
+    return lambda work: context.copy().run(_make_by_factory, loop, work)
+
+
+def _make_by_factory(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
+) -> asyncio.Future[None]:
+    try:
+        return loop.create_task(work)
+    except TypeError:  # the factory doesn't take what this kind of loop hands to it
+        return asyncio.Task(work, loop=loop)
 
 
 async def _nothing_left_of(result: Any) -> None:

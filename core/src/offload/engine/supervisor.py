@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from offload.engine.logs import engine_log, write
 from offload.engine.pause import pause
+
+T = TypeVar("T")
 
 RESTART_SECONDS = 0.5
 """After this time a loop begins again that the application cancelled."""
@@ -39,9 +42,7 @@ class Supervised:
         self.task.cancel()
 
     def _begin(self) -> None:
-        # Not by the application's task factory, which may want what no other task needs.
-        name = f"offload-{self._what}"
-        self.task = asyncio.Task(_supervise(self._work, self._what), loop=self._loop, name=name)
+        self.task = own_task(_supervise(self._work, self._what), f"offload-{self._what}")
         self.task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -55,6 +56,14 @@ class Supervised:
         write(engine_log.critical, line, self._what)
         self._begin()
         self._restarting()
+
+
+def own_task(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+    """A task of the engine's own.
+
+    Not by the application's task factory, which may want what no other task needs.
+    """
+    return asyncio.Task(work, loop=asyncio.get_running_loop(), name=name)
 
 
 async def _supervise(work: Callable[[], Awaitable[None]], what: str) -> None:
