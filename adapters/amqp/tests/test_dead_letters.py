@@ -41,7 +41,10 @@ async def test_dead_1_pages(buried):
     while page := await letters.list(3, after):
         pages.append(ids_of(page))
         after = page[-1].cursor
-    assert pages == [ids[:3], ids[3:6], ids[6:]]
+    assert [len(page) for page in pages] == [3, 3, 1]
+    # Those that died within one millisecond are in some order, which is always the same.
+    assert sorted(each for page in pages for each in page) == sorted(ids)
+    assert [each for page in pages for each in page] == ids_of(await letters.list())
 
 
 async def test_dead_1_a_look_changes_nothing(buried, stranger, recorder):
@@ -145,7 +148,8 @@ async def test_dur_6_a_job_that_kills_its_worker_is_buried(make, process, strang
     performer = make()
     job_id = await performer.perform(Job("die"))
     for attempt in (1, 2):
-        async with process(max_attempts=2) as victim:
+        # It may be dead before it is ready.
+        async with process(max_attempts=2, ready=False) as victim:
             (started,) = await victim.until("started")
             assert (started["id"], started["attempt"]) == (job_id, attempt)
             await victim.wait()

@@ -42,7 +42,9 @@ class WorkerProcess:
         return self
 
     def _is_ready(self) -> bool:
-        return any(e.what["worker"] == self.name for e in self._stage.history.named("ready"))
+        # A job that it takes within its start may be the first thing that is heard of it.
+        heard = self._stage.history.named("ready", "started")
+        return any(event.what["worker"] == self.name for event in heard)
 
     async def __aexit__(self, *_: object) -> None:
         process = self.process
