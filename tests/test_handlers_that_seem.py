@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import threading
@@ -161,7 +162,85 @@ async def test_fail_1_a_generator_that_is_returned_is_a_failure(connect, url, ha
     await worker.start()
     await worker.perform_many([Job("plain"), Job("async")])
     await log.until("job_dead", 2)
-    assert "returned a generator" in log.last("job_dead")
+    assert "generator, which nobody runs" in log.last("job_dead")
+
+
+@contextlib.contextmanager
+def managed(args):
+    yield
+
+
+def factory(function):
+    return lambda args: function(args)
+
+
+LAZY = {
+    "a map": lambda args: map(print, "ab"),
+    "a filter": lambda args: filter(print, "ab"),
+    "a context manager": managed,
+    "a function": factory,
+    "a partial": lambda args: functools.partial(print, args),
+    "coroutines": lambda args: [asyncio.sleep(0), asyncio.sleep(0)],
+}
+
+
+@pytest.mark.parametrize("handler", LAZY.values(), ids=LAZY.keys())
+async def test_fail_1_work_that_nobody_would_do_is_a_failure(connect, url, handler):
+    worker = connect(url, max_attempts=1)
+    log = Log()
+    worker.observe(log)
+    worker.register("lazy", handler)
+    await worker.start()
+    await worker.perform(Job("lazy"))
+    await log.until("job_dead")
+    assert "which nobody runs" in log.last("job_dead")
+
+
+async def test_fail_1_a_future_of_a_thread_is_waited_for(connect, url):
+    worker = connect(url, max_attempts=1)
+    log = Log()
+    worker.observe(log)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        worker.register("bad", lambda args: pool.submit(int, "no number"))
+        worker.register("good", lambda args: pool.submit(int, "1"))
+        await worker.start()
+        await worker.perform_many([Job("bad"), Job("good")])
+        await log.until("job_dead")
+        await log.until("job_succeeded")
+    assert "invalid literal" in log.last("job_dead")
+
+
+@pytest.mark.parametrize(
+    "backoff",
+    [asyncio.sleep, generator, lambda: 1, lambda a, b: 1, "1 s"],
+    ids=["async", "generator", "none", "two", "text"],
+)
+def test_a_backoff_that_never_tells_a_time_is_refused(connect, url, backoff):
+    with pytest.raises(TypeError, match="a backoff is a `def`"):
+        connect(url).register("name", print, backoff=backoff)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 10**400}, {"max_attempts": 10**5000}])
+def test_numbers_beyond_all_use_are_refused(connect, url, options):
+    with pytest.raises(ValueError, match="must be"):
+        connect(url).register("name", print, **options)
+
+
+def test_a_handler_that_raises_at_any_look_can_be_registered(connect, url):
+    class Shy:
+        def __call__(self, args):
+            """Nothing."""
+
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    connect(url).register("name", Shy())
+
+
+@pytest.mark.parametrize("observer", [None, Log], ids=["nothing", "a class"])
+def test_what_is_no_observer_is_refused(connect, url, observer):
+    with pytest.raises(ValueError, match="is no observer"):
+        connect(url).observe(observer)
 
 
 def test_a_handler_needs_parentheses(connect, url):

@@ -275,3 +275,52 @@ async def test_a_worker_stopped_elsewhere_performs_no_more(connect, sqlite_url):
             asyncio.run(worker.perform(Job("note")))
 
     await asyncio.to_thread(there)
+
+
+@each
+def test_a_worker_that_is_forgotten_keeps_no_thread(backend):
+    def once() -> None:
+        worker = offload.connect(backend)
+        worker.register("note", print)
+        worker.sync.perform(Job("note"))
+
+    once()
+    gc.collect()
+    before = threading.active_count()
+    for _ in range(10):
+        once()
+    gc.collect()
+    deadline = time.monotonic() + DEADLINE
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+# Where there is no room for a frame, asyncio leaves a coroutine that was never begun.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("backend", ["simple", "sqlite"], indirect=True)
+def test_a_perform_deep_in_a_recursion_disturbs_no_other(backend):
+    worker = offload.connect(backend)
+    worker.register("note", print)
+
+    async def deep(levels: int) -> None:
+        if levels:
+            await deep(levels - 1)
+        else:
+            await worker.perform(Job("note"))
+
+    async def main() -> None:
+        async def one() -> None:
+            for levels in range(880, 1000):
+                with contextlib.suppress(RecursionError, BackendUnavailableError):
+                    await deep(levels)
+
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*(one() for _ in range(3)))
+            with contextlib.suppress(BackendUnavailableError):
+                await worker.perform(Job("note"))
+            await worker.perform(Job("note"))
+        await worker.stop()
+
+    asyncio.run(main())
+    gc.collect()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
@@ -25,8 +27,10 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self.loop.run_forever, name=name, daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self.loop,), name=name, daemon=True)
         self._thread.start()
+        # Whoever made it may be forgotten without a stop; the thread has nothing of it.
+        weakref.finalize(self, _stop, self.loop).atexit = False
 
     @property
     def is_alive(self) -> bool:
@@ -40,9 +44,20 @@ class LoopThread:
 
     def end(self) -> None:
         """End the thread, and close the loop."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        _stop(self.loop)
         self._thread.join()
-        self.loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    with contextlib.suppress(RuntimeError):  # it is closed
+        loop.call_soon_threadsafe(loop.stop)
 
 
 def submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:

@@ -94,6 +94,10 @@ class Observers:
             ValueError: it is an observer already, or implements no hook of ours, or an
                 `async` one.
         """
+        if observer is None or isinstance(observer, type):
+            raise ValueError(f"{observer!r} is no observer: give an object, not a class")
+        if self._manager.is_registered(observer):
+            raise ValueError(f"{observer!r} is an observer already")
         name = self._manager.register(observer)
         callers = self._manager.get_hookcallers(observer)
         fault = "it has no method marked with offload.hookimpl"

@@ -48,13 +48,15 @@ class SimpleSubscription:
     async def wait(self, timeout: float) -> None:
         if any(self._memory.ready[queue] for queue in self._queues):
             return
-        loop = asyncio.get_running_loop()
-        self._arrived = loop.create_future()
-        timer = loop.call_later(timeout, self.wake)
+        self._arrived = asyncio.get_running_loop().create_future()
         try:
-            await self._arrived
+            # Not a timer that ends the future: one whose waking failed, deep in a recursion of
+            # whoever performed, wakes nobody any more.
+            async with asyncio.timeout(timeout):
+                await self._arrived
+        except TimeoutError:
+            pass
         finally:
-            timer.cancel()
             self._arrived = None
 
     def wake(self) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Self
 
-from offload import Delivery, Fetched, Settlement
+from offload import Delivery, Fetched, Settlement, Verdict
 from offload_sqlite.bell import POLL_SECONDS, Bell
 from offload_sqlite.errors import SessionLostError
+from offload_sqlite.forks import Gate
 from offload_sqlite.keeper import Keeper
 from offload_sqlite.sessions import REAP_SECONDS
 from offload_sqlite.store import Store
@@ -34,6 +35,8 @@ class SqliteSubscription:
         self._queues = queues
         self.lease = lease
         self._session = 0
+        self._fetched: Sequence[Delivery] = ()
+        self._gate = Gate()
         self._bell: Bell | None = None
         self._rung = asyncio.Event()
         self._keeper = Keeper(store.database, store.sessions)
@@ -59,7 +62,12 @@ class SqliteSubscription:
 
     async def fetch(self, limit: int) -> Fetched:
         self._rung.clear()
-        return await self._thread.call(self._fetch, limit)
+        try:
+            return await self._thread.call(self._fetch, limit)
+        except asyncio.CancelledError:
+            # It runs to its end in the thread all the same; what it takes goes back behind it.
+            self._thread.submit(self._give_back)
+            raise
 
     async def wait(self, timeout: float) -> None:
         # Also to look for workers that have died; without a bell, for work.
@@ -75,7 +83,9 @@ class SqliteSubscription:
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """All leases of a session are one, so all are extended, or all are lost."""
-        return () if self._keeper.extend(self._session, self.lease) else deliveries
+        with self._gate:
+            held = self._keeper.extend(self._session, self.lease)
+        return () if held else deliveries
 
     async def close(self) -> None:
         if self._thread.is_inherited:
@@ -115,8 +125,15 @@ class SqliteSubscription:
 
     def _fetch(self, limit: int) -> Fetched:
         try:
-            return self._store.fetch(self._session, self._queues, limit)
+            fetched = self._store.fetch(self._session, self._queues, limit)
         except SessionLostError:
             # Frozen for longer than the lease, and taken for dead: begin again.
             self._begin()
-            return self._store.fetch(self._session, self._queues, limit)
+            fetched = self._store.fetch(self._session, self._queues, limit)
+        self._fetched = fetched.deliveries
+        return fetched
+
+    def _give_back(self) -> None:
+        """Nobody heard of what the last fetch took: as if it had taken nothing."""
+        fetched, self._fetched = self._fetched, ()
+        self._store.settle([Settlement(each, Verdict.RELEASE) for each in reversed(fetched)])

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple
 
 from offload import BackendUnavailableError
+from offload_sqlite.forks import Gate
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -83,8 +84,10 @@ class StoreThread:
 
 
 def _carry_out(calls: SimpleQueue[_Call | None]) -> None:
+    gate = Gate()
     while (call := calls.get()) is not None:
-        _carry_out_one(*call)
+        with gate:
+            _carry_out_one(*call)
         del call  # an idle thread keeps nothing alive
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,6 +15,9 @@ from offload.job import NAME_PATTERN, NAME_RULE, Handler
 from offload.retry import Backoff, exponential
 
 DEFAULT_BACKOFF = exponential()
+MOST_ATTEMPTS = 1_000_000
+MOST_SECONDS = 315_360_000
+"""Ten years: a timeout beyond any use, and within what an event loop can wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,12 @@ class Registry:
             raise DuplicateHandlerError(f"handler {name!r} is registered already")
         if max_attempts is None:
             max_attempts = self.absent.max_attempts
-        elif type(max_attempts) is not int or max_attempts < 1:
+        elif type(max_attempts) is not int or not 1 <= max_attempts <= MOST_ATTEMPTS:
             raise ValueError(
-                f"handler {name!r}: max_attempts must be an int from 1, not {max_attempts!r}"
+                f"handler {name!r}: max_attempts must be an int from 1 to {MOST_ATTEMPTS}"
             )
-        if backoff is not None and not callable(backoff):
-            raise TypeError(f"handler {name!r}: backoff {backoff!r} is not callable")
+        if backoff is not None:
+            _check_backoff(name, backoff)
         self._handlers[name] = Registered(
             function,
             _is_async(function),
@@ -88,8 +91,10 @@ def _seconds(name: str, timeout: timedelta | float) -> float:
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise TypeError(f"handler {name!r}: timeout must be a timedelta or seconds")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"handler {name!r}: timeout must be more than 0 s and finite")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError(
+            f"handler {name!r}: timeout must be more than 0 s and at most {MOST_SECONDS:,} s"
+        )
     return float(seconds)
 
 
@@ -103,28 +108,56 @@ def _check_function(name: str, function: Handler) -> None:
             f"handler {name!r}: {function!r} is a class, and calling it would only make an "
             f"instance; {form}"
         )
-    if any(
-        inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in _code(function)
-    ):
+    if _is_any(function, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         raise TypeError(
             f"handler {name!r}: {function!r} has a `yield` in it, so a call of it runs nothing; "
             f"{form}"
         )
+    if fault := _unfit_for(function, {}):
+        raise TypeError(f"handler {name!r}: {function!r} takes {fault}; {form}")
+
+
+def _check_backoff(name: str, backoff: Backoff) -> None:
+    """Refuse what could never tell a time."""
+    form = "a backoff is a `def` that is called with the number of the attempt"
+    if not callable(backoff):
+        raise TypeError(f"handler {name!r}: backoff {backoff!r} is not callable; {form}")
+    if _is_any(
+        backoff,
+        inspect.iscoroutinefunction,
+        inspect.isgeneratorfunction,
+        inspect.isasyncgenfunction,
+    ):
+        raise TypeError(f"handler {name!r}: backoff {backoff!r} returns no time; {form}")
+    if fault := _unfit_for(backoff, 1):
+        raise TypeError(f"handler {name!r}: backoff {backoff!r} takes {fault}; {form}")
+
+
+def _unfit_for(function: Callable[..., object], argument: object) -> str:
+    """Why a call with this one argument would fail, if it surely would."""
     try:
         # As it is called: a decorator may bring more arguments to the function that it wraps.
         signature = inspect.signature(function, follow_wrapped=False)
-    except (TypeError, ValueError):
-        return  # some that are written in C tell none
+    except Exception:  # some that are written in C tell none, and some objects raise at any look
+        return ""
     try:
-        signature.bind({})
+        signature.bind(argument)
     except TypeError as error:
-        raise TypeError(
-            f"handler {name!r}: {function!r} takes {signature}, not one argument ({error}); {form}"
-        ) from None
+        return f"{signature}, not one argument ({error})"
+    return ""
 
 
 def _is_async(function: Handler) -> bool:
-    return any(inspect.iscoroutinefunction(f) for f in _code(function))
+    return _is_any(function, inspect.iscoroutinefunction)
+
+
+def _is_any(function: object, *kinds: Callable[[object], bool]) -> bool:
+    for each in _code(function):
+        for is_kind in kinds:
+            with contextlib.suppress(Exception):  # an object may raise at any look at it
+                if is_kind(each):
+                    return True
+    return False
 
 
 def _code(function: object) -> tuple[object, object]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
 import inspect
+import types
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any
@@ -28,6 +30,11 @@ _ACKNOWLEDGE = Verdict.ACKNOWLEDGE
 """Looked up once: in 3.11 a member of an enum costs as much to find as a Settlement to make."""
 STUBBORN_SECONDS = 0.3
 """How long a handler that was cancelled at its timeout gets to end, before its job has failed."""
+
+_LAZY = (
+    *(types.GeneratorType, types.AsyncGeneratorType, types.FunctionType, types.MethodType),
+    *(functools.partial, map, filter),
+)
 
 MakeTask = Callable[[Coroutine[Any, Any, None]], "asyncio.Future[None]"]
 
@@ -359,11 +366,28 @@ def _make_by_factory(
 
 
 async def _nothing_left_of(result: Any) -> None:
-    """A handler returns nothing, or what is to be awaited; what can't run here is a mistake."""
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError("the handler returned a generator, which nobody runs; return nothing")
-    if hasattr(type(result), "__await__"):  # not what the object itself makes of that name
+    """A handler returns nothing, or what is to be awaited; what can't run here is a mistake.
+
+    Asked is what the result is, not what it makes of the name of an attribute.
+    """
+    if isinstance(result, concurrent.futures.Future):
+        result = asyncio.wrap_future(result)
+    if hasattr(type(result), "__await__"):
         await result
+    elif _is_unfinished(result):
+        kind = type(result).__name__
+        raise TypeError(f"the handler returned a {kind}, which nobody runs; return nothing")
+
+
+def _is_unfinished(result: Any) -> bool:
+    """Whether it is work that would begin only now: a generator, a function, coroutines."""
+    if isinstance(result, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
+        result = vars(result).get("gen")  # of a function that `contextmanager` was put on
+    if isinstance(result, list | tuple | set) and (left := [*filter(inspect.iscoroutine, result)]):
+        for each in left:
+            each.close()
+        return True
+    return isinstance(result, _LAZY)
 
 
 def _plain_verdict(delivery: Delivery, handler: Registered) -> Settlement:
