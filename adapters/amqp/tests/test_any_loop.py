@@ -113,6 +113,10 @@ async def test_a_forked_child_doesn_t_keep_a_dead_worker_s_jobs(make, broker, sp
         os.killpg(process.pid, 9)  # the child
 
 
+@pytest.mark.skipif(
+    "uvloop" in os.environ.get("OFFLOAD_TEST_LOOP", ""),
+    reason="the transports of uvloop can't be made to fail by a test",
+)
 async def test_what_a_transport_raises_is_a_lost_connection(make, monkeypatch, stranger):
     """As Python 3.12 and 3.13 do, from one that was cut under load."""
     worker = make()

@@ -148,7 +148,7 @@ async def test_a_waker_whose_marker_is_a_stray_key_wakes_again(make, idle, store
 
 
 async def test_an_outage_is_no_flood_of_lines(make, wire, recorder, caplog):
-    """Whoever fetches tells of it; what waits and sweeps has nothing to add."""
+    """The fetch reports it; the waker and the sweeper have nothing to add."""
     caplog.set_level(logging.DEBUG, "offload")
     worker = make(wire.url, lease="1s", timeout="300ms")
     worker.register("note", recorder.note)

@@ -16,9 +16,9 @@ from offload.errors import BackendUnavailableError
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-"""How often who waits for a loop looks whether that still runs."""
+"""How often a waiting caller checks that the loop still runs."""
 LOOKS = 3
-"""After so many looks at a loop that doesn't run, nothing is expected of it any more."""
+"""After this many checks that find it not running, the call is given up."""
 
 
 class LoopThread:
@@ -29,7 +29,7 @@ class LoopThread:
         self._process = os.getpid()
         self._thread = threading.Thread(target=_run, args=(self.loop,), name=name, daemon=True)
         self._thread.start()
-        # Whoever made it may be forgotten without a stop; the thread has nothing of it.
+        # Its owner may be collected without a stop; the thread holds no reference to it.
         weakref.finalize(self, _stop, self.loop).atexit = False
 
     @property

@@ -105,7 +105,7 @@ class SyncWorker:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         if self._process != os.getpid():
-            # A forked child: the thread, and whoever held the lock, are the parent's.
+            # A forked child: the thread, and the holder of the lock, are the parent's.
             self._process, self._thread, self._lock = os.getpid(), None, threading.Lock()
             self._calls = 0
         bound = self._worker.loop

@@ -1,4 +1,4 @@
-"""A message in a queue of dead letters, read as one: whoever has put it there."""
+"""A message in a queue of dead letters, read as one, whatever program put it there."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _refusal(error: BaseException, text: str) -> str | None:
 # The kinds of errors that were logged with their traceback: each outage may bring them again.
 _seen: set[tuple[type[BaseException], str]] = set()
 MAX_SHOWN = 500
-"""So much of a server's words goes into an error's."""
+"""Characters of a server's reply that are quoted in an error."""
 
 
 def is_wrong_type(reply: object) -> bool:

@@ -74,7 +74,7 @@ _TAILS: Mapping[str, tuple[str, ...]] = {
     "ZSCORE": ("x",),
 }
 MAX_KEYS = 3
-"""So many keys are named for each command that is missing."""
+"""At most this many keys are named for each missing command."""
 
 
 async def check_performing(

@@ -28,7 +28,7 @@ class HeldSocket:
         with contextlib.suppress(Exception):
             if loop_runs:
                 if self._transport is not None:
-                    self._transport.abort()  # TLS would wait for the server's farewell
+                    self._transport.abort()  # TLS would wait for the server to close
             else:
                 _close_without_loop(self._transport)
 

@@ -50,8 +50,8 @@ class SimpleSubscription:
             return
         self._arrived = asyncio.get_running_loop().create_future()
         try:
-            # Not a timer that ends the future: one whose waking failed, deep in a recursion of
-            # whoever performed, wakes nobody any more.
+            # Not a timer that ends the future: if waking it failed, deep in a recursion of the
+            # performer, the future never wakes anybody.
             async with asyncio.timeout(timeout):
                 await self._arrived
         except TimeoutError:

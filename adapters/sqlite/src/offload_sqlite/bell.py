@@ -39,7 +39,7 @@ class Bell:
     def __init__(self, path: Path, like: Path) -> None:
         """Make the pipe, and hold it open.
 
-        Whoever may write to the file `like`, the database, may ring.
+        A user who may write to the file `like`, the database, may ring.
 
         Raises:
             OSError: there can be no pipe here.

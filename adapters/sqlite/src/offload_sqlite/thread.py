@@ -40,7 +40,7 @@ class StoreThread:
             target=_carry_out, args=(self._calls,), name="offload-sqlite", daemon=True
         )
         self._thread.start()
-        # The thread ends, too, when whoever made it forgets it.
+        # The thread ends, too, when its owner is collected.
         weakref.finalize(self, self._calls.put, None).atexit = False
 
     @property

@@ -23,7 +23,7 @@ Batch: TypeAlias = list[Item]
 TRIES = 3
 """How often a batch fails as unavailable before it makes room for others."""
 AWAY_IN_A_ROW = 16
-"""So many calls fail as unavailable while a verdict is searched for: then it's the backend."""
+"""Consecutive unavailable calls that end the search for a bad verdict: it is the backend."""
 ASIDE_SECONDS = 1.0
 """How long it is set aside then; what the backend refuses, twice as long each time, up to"""
 LONGEST_ASIDE_SECONDS = 60.0

@@ -24,7 +24,7 @@ MAX_TRACEBACK_CHARS = 16_000
 MAX_BEHIND = 10_000
 """Errors behind an error that are looked at: its causes, and the members of groups."""
 MAX_FRAMES = 60
-"""Of each traceback the last so many are kept: a recursion has a thousand that are alike."""
+"""At most this many frames of a traceback, the last ones, are kept."""
 
 
 def judge(
@@ -68,7 +68,7 @@ def _asked(ask: Callable[[], Any], what: str) -> timedelta | None:
 
 
 def _seconds(number: float) -> timedelta:
-    """So many seconds; what is beyond all bounds is the farthest, or none."""
+    """`number` seconds, clamped to what a timedelta holds."""
     if math.isnan(number):
         raise ValueError("NaN is no number of seconds")
     try:
@@ -107,7 +107,7 @@ def _name(kind: type[BaseException]) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    # The first frame is the engine's own, and of no use to whoever reads it.
+    # The first frame is the engine's own, and of no use to a reader.
     frames = error.__traceback__ and error.__traceback__.tb_next
     with contextlib.suppress(BaseException):
         return "".join(traceback.format_exception(type(error), error, frames, limit=-MAX_FRAMES))

@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing was heard of the broker for so long that it has given us up, too."""
+        """Whether the broker has been silent long enough to have given up on us, too."""
         return self._loop.time() - self._heard > SILENT_HEARTBEATS * self._heartbeat
 
     # -- writing ------------------------------------------------------------------
