@@ -96,7 +96,7 @@ def test_hundreds_of_loops_one_after_the_other_leave_nothing_open(backend):
 
 # asyncio.run leaves tasks that were made while it cancelled all others; they are collected here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@each
+@pytest.mark.parametrize("backend", ["simple", "sqlite"], indirect=True)
 def test_sync_ends_with_an_error_when_the_loop_of_the_worker_does(backend):
     worker = offload.connect(backend)
     worker.register("note", print)

@@ -11,6 +11,9 @@ from support import DEADLINE
 from offload import BackendUnavailableError
 from offload_amqp import looks
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 
 def ids_of(letters):
     return [letter.id for letter in letters]

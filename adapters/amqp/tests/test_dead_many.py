@@ -13,6 +13,9 @@ from support import DEADLINE, Log
 
 from offload import Job, UsageError
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 MANY = 20_000
 
 

@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 
 import offload
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 NESTED = 600
 """So many tables in tables: more than a parser that calls itself can take."""
 

@@ -12,6 +12,9 @@ from support import DEADLINE, Log
 
 from offload import Job, constant
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 LATENESS = 0.06
 TOLERANCE = 0.03
 """By so much a worker may be early if a clock is wrong."""

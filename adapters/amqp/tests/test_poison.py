@@ -11,6 +11,9 @@ from support import Log
 
 from offload import Job
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 
 def envelope() -> bytes:
     return b'{"v":1,"id":"p","handler":"note","enqueued_at":7,"args":{}}'

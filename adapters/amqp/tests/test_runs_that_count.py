@@ -14,6 +14,9 @@ from support import DEADLINE, Log
 import offload
 from offload import BackendUnavailableError, Job, constant
 
+# What is timed, and what keeps the broker busy, don't run at the same time.
+pytestmark = pytest.mark.xdist_group("busy-broker")
+
 SOON = constant(timedelta(milliseconds=20))
 PUBLISH = b"\x00\x3c\x00\x28"
 ACKNOWLEDGE = b"\x00\x00\x00\x0d\x00\x3c\x00\x50"
