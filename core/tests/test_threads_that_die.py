@@ -12,7 +12,7 @@ from offload import Job
 DEADLINE = 20.0
 
 
-async def run_jobs(count: int, handler) -> list[int]:
+async def run_jobs(count: int, handler, before_stop=lambda: None) -> list[int]:
     worker = offload.connect("simple://?concurrency=2&grace=1s")
     ran: list[int] = []
     all_ran = asyncio.Event()
@@ -29,6 +29,7 @@ async def run_jobs(count: int, handler) -> list[int]:
     await worker.perform_many([Job("job", {"n": n}) for n in range(count)])
     async with asyncio.timeout(DEADLINE):
         await all_ran.wait()
+    before_stop()
     await worker.stop()
     return ran
 
@@ -49,9 +50,16 @@ async def test_threads_that_die_before_they_begin(monkeypatch):
 async def test_exceptions_that_are_set_on_a_thread_after_its_handler():
     """The usual recipe to time a thread out, a moment too late."""
 
+    timers: list[threading.Timer] = []
+
     def late(args):
         ident = ctypes.c_ulong(threading.get_ident())
         kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        threading.Timer(0.01, kill, (ident, ctypes.py_object(SystemExit))).start()
+        timers.append(threading.Timer(0.01, kill, (ident, ctypes.py_object(SystemExit))))
+        timers[-1].start()
 
-    assert set(await run_jobs(10, late)) == set(range(10))
+    def join() -> None:  # while the threads are there: their numbers go to others then
+        for timer in timers:
+            timer.join()
+
+    assert set(await run_jobs(10, late, join)) == set(range(10))
