@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2025.2.9"
+nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = [
     "lint",
@@ -23,6 +23,7 @@ nox.options.sessions = [
 ]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
 
 ROOT = Path(__file__).parent
 ADAPTERS = ["adapters/simple", "adapters/sqlite", "adapters/redis", "adapters/amqp"]
