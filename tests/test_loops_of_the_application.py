@@ -277,6 +277,8 @@ async def test_a_worker_stopped_elsewhere_performs_no_more(connect, sqlite_url):
     await asyncio.to_thread(there)
 
 
+# What tests before it have left is collected here.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @each
 def test_a_worker_that_is_forgotten_keeps_no_thread(backend):
     def once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import inspect
 import logging
 import os
 import threading
@@ -97,6 +98,8 @@ class SyncWorker:
         try:
             return result(submit(call, loop), loop)
         finally:
+            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+                call.close()  # its loop has ended without ever beginning it
             with self._lock:
                 self._calls -= 1
                 is_last = not self._calls
