@@ -27,9 +27,11 @@ async def test_a_handler_gets_what_was_given(start, sqlite_url, connect):
 
 
 def test_into_a_queue(run, sqlite_url, counts):
+    before = set(threading.enumerate())  # threads of other tests may still be at work
     told = run("perform", sqlite_url, "greet", "--queue", "mail")
 
-    assert not [thread for thread in threading.enumerate() if "offload" in thread.name]
+    new = set(threading.enumerate()) - before
+    assert not [thread for thread in new if "offload" in thread.name]
 
     assert told.exit_code == 0
     assert len(told.stdout.strip()) == 32
