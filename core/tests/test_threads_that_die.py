@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import sys
 import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+
+import pytest
 
 import offload
 from offload import Job
+from offload.engine import threads
 
 DEADLINE = 20.0
 
@@ -47,19 +53,74 @@ async def test_threads_that_die_before_they_begin(monkeypatch):
     assert sorted(await run_jobs(6, lambda args: None)) == list(range(6))
 
 
-async def test_exceptions_that_are_set_on_a_thread_after_its_handler():
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """No tracer: CPython 3.11 runs on the spot while one is set and an exception is under way."""
+    tracers = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+    yield
+    sys.settrace(tracers[0])
+    threading.settrace(tracers[1])  # type: ignore[arg-type]
+
+
+def interrupt(thread: threading.Thread) -> None:
+    if thread.is_alive():  # else its number may be another's by now
+        ident = ctypes.c_ulong(thread.ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+
+
+class Interrupter:
+    """Interrupts threads in which handlers ran, a little later.
+
+    From one thread, for a handler that begins one while it is interrupted may wait for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self._threads: SimpleQueue[threading.Thread | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def soon(self, _: object) -> None:
+        self._threads.put(threading.current_thread())
+
+    def end(self) -> None:
+        self._threads.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        never = threading.Event()
+        while (thread := self._threads.get()) is not None:
+            never.wait(0.005)
+            interrupt(thread)
+
+
+async def test_exceptions_that_are_set_on_a_thread_after_its_handler(untraced):
     """The usual recipe to time a thread out, a moment too late."""
+    interrupter = Interrupter()
+    ran = await run_jobs(20, interrupter.soon, interrupter.end)
+    assert set(ran) == set(range(20))
 
-    timers: list[threading.Timer] = []
 
-    def late(args):
-        ident = ctypes.c_ulong(threading.get_ident())
-        kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        timers.append(threading.Timer(0.01, kill, (ident, ctypes.py_object(SystemExit))))
-        timers[-1].start()
+@pytest.mark.parametrize("where", ["taking a call", "telling its end"])
+async def test_an_exception_that_strikes_between_two_steps_of_a_thread(monkeypatch, where):
+    strikes, main = iter([True] * 4), threading.current_thread()
 
-    def join() -> None:  # while the threads are there: their numbers go to others then
-        for timer in timers:
-            timer.join()
+    class Queue(SimpleQueue):
+        def get(self):
+            call = super().get()
+            if where == "taking a call" and call is not None and next(strikes, False):
+                raise SystemExit
+            return call
 
-    assert set(await run_jobs(10, late, join)) == set(range(10))
+    class Outcome(threads.Outcome):
+        def __new__(cls, *args):
+            in_thread = threading.current_thread() is not main
+            if where == "telling its end" and in_thread and next(strikes, False):
+                raise SystemExit
+            return super().__new__(cls, *args)
+
+    monkeypatch.setattr(threads, "SimpleQueue", Queue)
+    monkeypatch.setattr(threads, "Outcome", Outcome)
+    assert set(await run_jobs(12, lambda args: None)) == set(range(12))
+    assert next(strikes, None) is None

@@ -28,21 +28,58 @@ class Outcome(NamedTuple):
     value: Any
 
 
-class _Call(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Outcome]
-    context: Context
-    function: Callable[[Any], Any]
-    argument: Any
+class _Take:
+    """That a thread has taken a call."""
+
+    __slots__ = ("thread",)
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.thread = thread
+
+
+class _Call:
+    """What a thread is to do: the one whose take is the first."""
+
+    __slots__ = ("argument", "context", "function", "future", "takes")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Outcome],
+        context: Context,
+        function: Callable[[Any], Any],
+        argument: Any,
+    ) -> None:
+        self.future = future
+        self.context = context
+        self.function = function
+        self.argument = argument
+        self.takes: dict[str, _Take] = {}
+
+    @property
+    def taken_by(self) -> threading.Thread | None:
+        take = self.takes.get("first")
+        return take.thread if take is not None else None
+
+    def take(self, thread: threading.Thread) -> bool:
+        """Whether the thread is the first, and has not done it already. In one step."""
+        take = _Take(thread)
+        return self.takes.setdefault("first", take) is take
 
 
 class HandlerThreads:
-    """Daemon threads, made as they are needed and used again. Called on the event loop only."""
+    """Daemon threads, made as they are needed and used again. Called on the event loop only.
+
+    An exception that is set on a thread from outside may strike between any two of its steps: as
+    it takes a call, or before it tells how one ended. So the loop keeps every call until then,
+    and sees in `_doing` which threads are still at theirs.
+    """
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._open_calls = 0
+        self._doing: dict[threading.Thread, _Call | None] = {}
+        self._open: set[_Call] = set()
+        self._is_closed = False
         self._number = itertools.count(1)
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.TimerHandle | None = None
@@ -55,24 +92,24 @@ class HandlerThreads:
         Raises:
             RuntimeError: there can be no more threads.
         """
-        if len(self._threads) <= self._open_calls:
+        if len(self._threads) <= len(self._open):
             self._make_thread()
-        future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._open_calls += 1
-        future.add_done_callback(self._freed)
-        self._calls.put(_Call(self._loop, future, context, function, argument))
+        call = _Call(self._loop.create_future(), context, function, argument)
+        self._open.add(call)
+        self._calls.put(call)
         if self._watching is None:
             self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
-        return future
+        return call.future
 
     def close(self) -> None:
         """End every thread, and wait for the idle ones; a busy one ends after its handler."""
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
+        self._is_closed = True
         for _ in self._threads:
             self._calls.put(None)
-        if not self._open_calls:
+        if not self._open:
             for thread in self._threads:
                 thread.join(1.0)
         self._threads = []
@@ -86,46 +123,58 @@ class HandlerThreads:
     def _watch(self) -> None:
         """Replace the threads that the application has killed: else their calls wait for ever."""
         self._watching = None
-        if not self._open_calls:
+        if not self._open:
             return
         alive = [thread for thread in self._threads if thread.is_alive()]
         if dead := len(self._threads) - len(alive):
             write(engine_log.error, "%d threads of handlers have died; they are replaced", dead)
+            for thread in set(self._threads).difference(alive):
+                self._doing.pop(thread, None)
             self._threads = alive
         with contextlib.suppress(RuntimeError):  # there will be room for one later
-            while len(self._threads) < self._open_calls:
+            while len(self._threads) < len(self._open):
                 self._make_thread()
+        self._look_for_lost()
         self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
 
-    def _freed(self, _: asyncio.Future[Outcome]) -> None:
-        self._open_calls -= 1
+    def _look_for_lost(self) -> None:
+        """Find the calls that no thread is at any more."""
+        for call in list(self._open):
+            thread = call.taken_by
+            if thread is None:
+                if self._calls.empty():
+                    self._calls.put(call)  # lost on its way; if it wasn't, no harm is done
+            elif self._doing.get(thread) is not call:
+                # Its outcome may be on its way; then it comes first.
+                interrupted = RuntimeError("the thread of the handler was interrupted")
+                self._loop.call_soon(self._ended, call, Outcome(interrupted, None))
+
+    def _ended(self, call: _Call, outcome: Outcome) -> None:
+        self._open.discard(call)
+        if not call.future.done():
+            call.future.set_result(outcome)
+
+    # -- in the threads ------------------------------------------------------
 
     def _serve(self) -> None:
-        goes_on = True
-        while goes_on:
-            # An exception that was set on this thread from outside may strike between two calls.
-            with contextlib.suppress(BaseException):
-                goes_on = self._serve_one()
+        thread = threading.current_thread()
+        while not self._is_closed:
+            try:
+                self._doing[thread] = None
+                if call := self._calls.get():
+                    self._doing[thread] = call
+                    if call.take(thread):
+                        self._do(call)
+                del call  # hold no args while idle
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the loop was closed
+                    self._loop.call_soon_threadsafe(self._look_for_lost)
 
-    def _serve_one(self) -> bool:
-        call = self._calls.get()
-        if call is None:
-            return False
-        outcome = Outcome(RuntimeError("the thread of the handler was interrupted"), None)
+    def _do(self, call: _Call) -> None:
         try:
             outcome = Outcome(None, call.context.run(call.function, call.argument))
         except BaseException as error:
             outcome = Outcome(error, None)
-        finally:
-            try:
-                call.loop.call_soon_threadsafe(_resolve, call.future, outcome)
-            except RuntimeError:
-                pass  # the loop was closed without waiting for this handler
-            finally:
-                del call, outcome  # hold no args while idle, and no error in a frame of its own
-        return True
-
-
-def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    if not future.done():
-        future.set_result(outcome)
+        with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for it
+            self._loop.call_soon_threadsafe(self._ended, call, outcome)
+        del outcome  # no error in a frame of its own
