@@ -326,3 +326,59 @@ def test_a_perform_deep_in_a_recursion_disturbs_no_other(backend):
 
     asyncio.run(main())
     gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("backend", ["simple", "sqlite"], indirect=True)
+@pytest.mark.parametrize("levels", range(940, 1000, 3))
+def test_an_idle_worker_runs_what_is_performed_after_one_deep_in_a_recursion(backend, levels):
+    worker = offload.connect(backend)
+
+    async def deep(levels: int) -> None:
+        if levels:
+            await deep(levels - 1)
+        else:
+            await worker.perform(Job("note"))
+
+    async def main() -> None:
+        ran = asyncio.Event()
+
+        @worker.handler("note")
+        async def note(args: offload.Args) -> None: ...
+
+        @worker.handler("told")
+        async def told(args: offload.Args) -> None:
+            ran.set()
+
+        await worker.start()
+        await asyncio.create_task(worker.perform(Job("note")))
+        with contextlib.suppress(RecursionError, BackendUnavailableError):
+            await asyncio.create_task(deep(levels))
+        async with asyncio.timeout(DEADLINE):
+            with contextlib.suppress(BackendUnavailableError):
+                await worker.perform(Job("told"))
+            await worker.perform(Job("told"))
+            await ran.wait()
+        await worker.stop()
+
+    asyncio.run(main())
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("backend", ["simple", "sqlite"], indirect=True)
+def test_a_sync_perform_deep_in_a_recursion_is_no_outage(backend):
+    worker = offload.connect(backend)
+    worker.register("note", print)
+
+    def deep(levels: int) -> None:
+        if levels:
+            deep(levels - 1)
+        else:
+            worker.sync.perform(Job("note"))
+
+    with worker.sync:
+        for levels in range(850, 1000):
+            with contextlib.suppress(RecursionError):
+                deep(levels)
+        worker.sync.perform(Job("note"))

@@ -68,8 +68,10 @@ def submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Fut
     """
     try:
         return asyncio.run_coroutine_threadsafe(call, loop)
-    except RuntimeError:
+    except RuntimeError as error:
         call.close()
+        if isinstance(error, RecursionError):
+            raise  # of the caller, who has no room left for a call
         raise _ended(maybe_stored=False) from None
 
 

@@ -33,8 +33,8 @@ class SimpleDriver:
         return [*memory.running, *waiting, *(job.id for _, _, job in sorted(memory.scheduled))]
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
+        self._wake()  # first: if that fails, deep in a recursion, nothing has been stored
         self._memory.add(entries)
-        self._wake()
 
     async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
         self._subscription = SimpleSubscription(self._memory, queues)

@@ -50,8 +50,6 @@ class SimpleSubscription:
             return
         self._arrived = asyncio.get_running_loop().create_future()
         try:
-            # Not a timer that ends the future: if waking it failed, deep in a recursion of the
-            # performer, the future never wakes anybody.
             async with asyncio.timeout(timeout):
                 await self._arrived
         except TimeoutError:
@@ -60,9 +58,12 @@ class SimpleSubscription:
             self._arrived = None
 
     def wake(self) -> None:
-        """End a wait: something has come, or is due at another time."""
-        if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+        """End a wait: something comes, or is due at another time."""
+        if self._arrived is not None:
+            # Not at once: a future whose end can't be told, deep in a recursion of the caller,
+            # never wakes anybody.
+            self._arrived.get_loop().call_soon(_end, self._arrived)
+            self._arrived = None
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
         running = self._memory.running
@@ -91,3 +92,8 @@ class SimpleSubscription:
 
     async def close(self) -> None:
         """The jobs stay in the driver's memory."""
+
+
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
