@@ -286,3 +286,20 @@ async def test_namespaces_that_differ_in_case_are_two(sqlite_url, connect):
     for namespace in ("mail", "Mail", "MAIL"):
         counts = await connect(sqlite_url, namespace=namespace).counts()
         assert counts["default"].waiting == 1
+
+
+async def test_a_worker_whose_bell_was_removed_says_so_and_looks_for_itself(
+    tmp_path, sqlite_url, connect, recorder, caplog
+):
+    worker, performer = connect(sqlite_url), connect(sqlite_url)
+    worker.register("note", recorder.note)
+    await worker.start()
+    (bell,) = tmp_path.glob("jobs.db-worker-*")
+    bell.unlink()
+    async with asyncio.timeout(DEADLINE):
+        while not any("polling instead" in record.getMessage() for record in caplog.records):
+            await asyncio.sleep(0.01)
+        for number in range(5):
+            await performer.perform(Job("note"))
+            await recorder.until_started(number + 1)
+    assert len(caplog.records) == 1

@@ -278,3 +278,14 @@ async def test_another_process_pours_poison_into_a_busy_worker(
     assert int(out) > 40
     await ours_run()
     await look_and_clear_up(worker, tmp_path / "jobs.db")
+
+
+@pytest.mark.parametrize("session", [-1, -(2**63), 2**63 - 1, 7, "me"])
+async def test_a_row_that_is_leased_to_nobody_runs(
+    session, tmp_path, sqlite_url, connect, recorder
+):
+    worker = connect(sqlite_url)
+    worker.register("note", recorder.note)
+    await worker.start()
+    poison.insert(tmp_path / "jobs.db", [good("job", session=session)])
+    await recorder.until_started(1)

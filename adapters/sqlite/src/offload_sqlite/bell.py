@@ -77,6 +77,13 @@ class Bell:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._file, read)
 
+    def can_be_rung(self) -> bool:
+        """Whether the pipe is still to be found under its name."""
+        try:
+            return os.path.samestat(self.path.lstat(), os.fstat(self._file))
+        except OSError:
+            return False
+
     def stop_listening(self) -> None:
         """Call nobody any more."""
         if self._loop is not None and not self._loop.is_closed():

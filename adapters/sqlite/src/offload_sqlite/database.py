@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from offload import BackendUnavailableError
 from offload_sqlite import schema
-from offload_sqlite.errors import translate
+from offload_sqlite.errors import UndoneError, translate
 from offload_sqlite.file import DatabaseFile, Identity
 
 log = logging.getLogger("offload")
@@ -123,12 +123,18 @@ class Database:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """All of it or nothing, inside a transaction that goes on."""
+        """All of it or nothing, inside a transaction that goes on.
+
+        Raises:
+            UndoneError: it doesn't go on; whatever was done in it before is undone, too.
+        """
         connection = self.connection
         connection.execute("SAVEPOINT one")
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if not connection.in_transaction and isinstance(error, Exception):
+                raise UndoneError(f"a trigger has rolled the transaction back: {error}") from error
             if connection.in_transaction:
                 connection.execute("ROLLBACK TO one")
             raise
@@ -161,8 +167,14 @@ def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
     connection.execute(begin)
     try:
         yield
-        connection.execute("COMMIT")
+        _commit(connection)
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    if not connection.in_transaction:
+        raise UndoneError("a trigger has rolled the transaction back")
+    connection.execute("COMMIT")

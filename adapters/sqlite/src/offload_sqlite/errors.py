@@ -26,6 +26,14 @@ _BROKEN = {
 }
 
 
+class UndoneError(Exception):
+    """A trigger of another program has ended our transaction: nothing of it was done."""
+
+
+class IgnoredError(Exception):
+    """A statement changed nothing, since a trigger of another program told it to leave a row."""
+
+
 class SessionLostError(BackendError):
     """A worker was taken for dead: what its session had leased is others' by now."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import secrets
+from contextlib import suppress
 
 from offload_sqlite.database import Database, now_ms
-from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
 from offload_sqlite.rows import LATEST_MS, any_text, faults, is_good
 
 log = logging.getLogger("offload")
@@ -40,19 +41,29 @@ class Quarantine:
         return f"seq NOT IN ({','.join(map(str, stuck))})" if stuck else "1"
 
     def put_aside(self, table: str, seq: int, error: Exception | None = None) -> None:
-        """Move a row as it is, inside a transaction, and tell what is wrong with it."""
+        """Move a row as it is, inside a transaction, and tell what is wrong with it.
+
+        Raises:
+            UndoneError: the transaction is over; from now on the row is left out.
+        """
         database = self._database
         try:
             with database.savepoint():
                 reason = self._bury(table, seq, error)
-                database.connection.execute(f"DELETE FROM {table} WHERE seq = ?", (seq,))
+                self._delete(table, seq)
         except Exception as why:
             if not concerns_one_row(why):
                 raise
-            self.stuck[table].add(seq)
-            log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
+            self.leave(table, seq, why)
+            if isinstance(why, UndoneError):
+                raise
         else:
             log.error("row %d of %s is now a dead letter: %s", seq, table, reason)
+
+    def leave(self, table: str, seq: int, why: Exception) -> None:
+        """Pass over a row from now on."""
+        self.stuck[table].add(seq)
+        log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
 
     def _bury(self, table: str, seq: int, error: Exception | None) -> str:
         row = self._look(table, seq)
@@ -73,6 +84,11 @@ class Quarantine:
             ),
         )
         return reason
+
+    def _delete(self, table: str, seq: int) -> None:
+        delete = f"DELETE FROM {table} WHERE seq = ?"
+        if self._database.connection.execute(delete, (seq,)).rowcount != 1:
+            raise IgnoredError("a trigger keeps it from being deleted")
 
     def _look(self, table: str, seq: int) -> dict[str, object]:
         """What the row holds, but for the body; of a long value its beginning."""
@@ -104,6 +120,6 @@ class Quarantine:
         )
         if database.connection.execute(query).fetchone() is None:
             return
-        with database.transaction():
+        with suppress(UndoneError), database.transaction():
             for (seq,) in database.connection.execute(query).fetchall():
                 self.put_aside(database.scheduled, seq)

@@ -191,10 +191,10 @@ class Sessions:
         job = self._database.job
         return (
             "WITH RECURSIVE held(session) AS ("
-            f"SELECT min(session) FROM {job} WHERE session > 0 UNION ALL "
+            f"SELECT min(session) FROM {job} UNION ALL "
             f"SELECT (SELECT min(session) FROM {job} WHERE session > held.session) "
             "FROM held WHERE held.session IS NOT NULL) "
-            "SELECT session FROM held WHERE session IS NOT NULL "
+            "SELECT session FROM held WHERE session IS NOT NULL AND session IS NOT 0 "
             f"AND session NOT IN (SELECT session FROM {self._database.worker})"
         )
 

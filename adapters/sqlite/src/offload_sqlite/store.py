@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -20,7 +21,7 @@ from offload import (
 )
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.dead_letters import DeadLetterTable
-from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
 from offload_sqlite.quarantine import Quarantine, next_place
 from offload_sqlite.rows import LATEST_MS, MOST_ATTEMPTS, LeasedRows, any_text, shown
 from offload_sqlite.sessions import Sessions
@@ -145,7 +146,8 @@ class Store:
     def _promote_one_by_one(self, now: int) -> None:
         """One of those that are due can't be moved; the others can."""
         database, scheduled = self.database, self.database.scheduled
-        with database.transaction():
+        # What is undone is tried again by the next fetch, without the row that did it.
+        with suppress(UndoneError), database.transaction():
             due = database.connection.execute(
                 f"SELECT seq FROM {scheduled} WHERE due_ms <= ? "
                 f"AND {self._quarantine.free_of(scheduled)} "
@@ -157,9 +159,7 @@ class Store:
                     with database.savepoint():
                         self._move_due("seq = ?", seq)
                 except Exception as error:
-                    if not concerns_one_row(error):
-                        raise
-                    self._quarantine.put_aside(scheduled, seq, error)
+                    self._put_aside(scheduled, seq, error)
 
     def _move_due(self, which: str, value: int) -> None:
         connection, scheduled = self.database.connection, self.database.scheduled
@@ -167,12 +167,14 @@ class Store:
             f"FROM {scheduled} WHERE {which} AND {self._quarantine.free_of(scheduled)} "
             f"ORDER BY due_ms, seq LIMIT {PROMOTE_AT_ONCE}"
         )
-        connection.execute(
+        moved = connection.execute(
             f"INSERT INTO {self.database.job} (queue, id, attempt, due_ms, body) "
             f"SELECT queue, id, attempt, due_ms, body {due}",
             (value,),
-        )
-        connection.execute(f"DELETE FROM {scheduled} WHERE seq IN (SELECT seq {due})", (value,))
+        ).rowcount
+        forget = f"DELETE FROM {scheduled} WHERE seq IN (SELECT seq {due})"
+        if connection.execute(forget, (value,)).rowcount != moved:
+            raise IgnoredError("a trigger keeps some from being moved")
 
     def _lease(self, session: int, queues: Sequence[str], limit: int) -> list[Delivery]:
         """Take from each queue its share, then from those that have more what is left."""
@@ -184,9 +186,11 @@ class Store:
         except Exception as error:
             if not concerns_one_row(error):
                 raise
-        with database.transaction():
-            self.sessions.hold(session)
-            return self._lease_one_by_one(session, queues, limit)
+        while True:
+            # Again, if a row undoes it all: that one is left out then.
+            with suppress(UndoneError), database.transaction():
+                self.sessions.hold(session)
+                return self._lease_one_by_one(session, queues, limit)
 
     def _lease_shares(self, session: int, queues: Sequence[str], limit: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -214,12 +218,23 @@ class Store:
                     continue
                 try:
                     with self.database.savepoint():
-                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,))
+                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 1)
                 except Exception as error:
-                    if not concerns_one_row(error):
-                        raise
-                    self._quarantine.put_aside(self.database.job, seq, error)
+                    self._put_aside(self.database.job, seq, error)
         return deliveries
+
+    def _put_aside(self, table: str, seq: int, error: Exception) -> None:
+        """Keep a row from costing others anything, if it is its fault.
+
+        Raises:
+            UndoneError: the transaction is over, and the row is left out of the next.
+        """
+        if not concerns_one_row(error):
+            raise error
+        if isinstance(error, UndoneError):
+            self._quarantine.leave(table, seq, error)
+            raise error
+        self._quarantine.put_aside(table, seq, error)
 
     def _next_ready(self, queue: str) -> int | None:
         job = self.database.job
@@ -236,10 +251,10 @@ class Store:
             f"seq IN (SELECT seq FROM {job} WHERE session = 0 AND queue = ? "
             f"AND {self._quarantine.free_of(job)} ORDER BY seq LIMIT ?)"
         )
-        return self._lease_where(session, queue, next_ones, (queue, limit))
+        return self._lease_where(session, queue, next_ones, (queue, limit), limit)
 
     def _lease_where(
-        self, session: int, queue: str, which: str, values: tuple[object, ...]
+        self, session: int, queue: str, which: str, values: tuple[object, ...], limit: int
     ) -> list[Delivery]:
         rows = self.database.connection.execute(
             f"UPDATE {self.database.job} SET session = ?, attempt = attempt + 1 WHERE {which} "
@@ -247,11 +262,18 @@ class Store:
             "RETURNING seq, id, attempt, due_ms, CAST(body AS BLOB)",
             (session, *values),
         ).fetchall()
+        if len(rows) < limit and self._ignored(which, values):
+            raise IgnoredError("a trigger keeps it from being leased")
         rows.sort()  # by seq: RETURNING promises no order
         return [
             Delivery(job_id, queue, body, attempt, due, (seq, session, attempt))
             for seq, job_id, attempt, due, body in msgspec.convert(rows, LeasedRows)
         ]
+
+    def _ignored(self, which: str, values: tuple[object, ...]) -> bool:
+        """Whether a row that was to be leased is still there to be leased."""
+        query = f"SELECT 1 FROM {self.database.job} WHERE session = 0 AND {which} LIMIT 1"
+        return self.database.connection.execute(query, values).fetchone() is not None
 
     # -- settling --------------------------------------------------------------
 
@@ -264,8 +286,7 @@ class Store:
             except Exception as error:
                 if not concerns_one_row(error):
                     raise
-                with self.database.transaction():
-                    foreign = [s.delivery for s in settlements if not self._settle_surely(s)]
+                foreign = self._settle_apart(settlements)
             if any(s.verdict is not _ACKNOWLEDGE for s in settlements):
                 self.sessions.ring()
         return foreign
@@ -282,6 +303,22 @@ class Store:
             others = list(settlements)
         return [s.delivery for s in others if not self._settle_one(s)]
 
+    def _settle_apart(self, settlements: Sequence[Settlement]) -> list[Delivery]:
+        """Let none of them cost another its verdict."""
+        rejected: set[int] = set()
+        while True:
+            try:
+                with self.database.transaction():
+                    foreign = []
+                    for number, settlement in enumerate(settlements):
+                        if number in rejected or not self._settle_surely(settlement):
+                            foreign.append(settlement.delivery)
+                    return foreign
+            except UndoneError as error:
+                # With it the others that were settled before: again, but without that one.
+                self._tell_rejected(settlements[number], error)
+                rejected.add(number)
+
     def _settle_surely(self, settlement: Settlement) -> bool:
         """Settle one that others must not wait for, and if it can't be, less of it.
 
@@ -292,12 +329,15 @@ class Store:
                 with self.database.savepoint():
                     return attempt(settlement)
             except Exception as error:
-                if not concerns_one_row(error):
+                if not concerns_one_row(error) or isinstance(error, UndoneError):
                     raise
                 last = error
-        verdict, job_id = settlement.verdict.value, settlement.delivery.id
-        job_log.error("job %s: the database rejects its verdict (%s): %r", job_id, verdict, last)
+        self._tell_rejected(settlement, last)
         return False
+
+    def _tell_rejected(self, settlement: Settlement, why: Exception) -> None:
+        verdict, job_id = settlement.verdict.value, settlement.delivery.id
+        job_log.error("job %s: the database rejects its verdict (%s): %r", job_id, verdict, why)
 
     def _settle_briefly(self, settlement: Settlement) -> bool:
         """Without what may be the trouble: a long error, text that isn't Unicode, the order."""

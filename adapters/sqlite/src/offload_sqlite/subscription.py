@@ -38,6 +38,7 @@ class SqliteSubscription:
         self._fetched: Sequence[Delivery] = ()
         self._gate = Gate()
         self._bell: Bell | None = None
+        self._is_deaf = False
         self._rung = asyncio.Event()
         self._keeper = Keeper(store.database, store.sessions)
 
@@ -71,12 +72,20 @@ class SqliteSubscription:
 
     async def wait(self, timeout: float) -> None:
         # Also to look for workers that have died; without a bell, for work.
-        timeout = min(timeout, POLL_SECONDS if self._bell is None else REAP_SECONDS)
+        timeout = min(timeout, REAP_SECONDS if self._can_be_rung() else POLL_SECONDS)
         timer = asyncio.get_running_loop().call_later(timeout, self._rung.set)
         try:
             await self._rung.wait()
         finally:
             timer.cancel()
+
+    def _can_be_rung(self) -> bool:
+        if self._bell is None or self._is_deaf:
+            return False
+        if not self._bell.can_be_rung():
+            self._is_deaf = True
+            log.warning("the named pipe %s was removed; polling instead", self._bell.path)
+        return not self._is_deaf
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
         return await self._thread.call(self._store.settle, settlements)
