@@ -228,6 +228,35 @@ async def test_a_verdict_that_can_not_be_stored_holds_up_no_other(caplog):
     assert set(report.lost) == poison
 
 
+async def test_a_backend_that_refuses_everything_is_told_in_a_few_lines(caplog, monkeypatch):
+    monkeypatch.setattr("offload.engine.settler.LONGEST_ASIDE_SECONDS", 0.02)
+    refuses = [True]
+    calls = []
+
+    def refuse(settlements):
+        calls.append(settlements)
+        return BackendError("the user lacks a permission") if refuses else None
+
+    worker, driver = faulty_worker("concurrency=50&grace=0s", before_settle=refuse)
+
+    @worker.handler("job")
+    async def job(args):
+        pass
+
+    await worker.start()
+    await worker.perform_many([Job("job")] * 300)
+    async with asyncio.timeout(DEADLINE):
+        while len(calls) < 2000:  # each of them again and again
+            await asyncio.sleep(0.005)
+        refuses.clear()
+        while driver._memory.running or driver._memory.ready["default"]:
+            await asyncio.sleep(0.005)
+    told = [record for record in caplog.records if "refuses" in record.getMessage()]
+    assert 20 <= len(told) <= 22
+    assert sum(record.exc_info is not None for record in told) == 1
+    await worker.stop()
+
+
 async def test_a_failure_that_can_not_be_stored_is_stored_in_a_few_words():
     def chokes(settlements):
         traces = [each.failure for each in settlements if each.failure]

@@ -10,9 +10,9 @@ from typing import TypeAlias
 import msgspec
 
 from offload.driver import Delivery, Failure, Settlement, Subscription
-from offload.engine.logs import job_log, shown, write
 from offload.engine.outage import Outage
 from offload.engine.pause import pause
+from offload.engine.refusals import Refusals
 from offload.engine.supervisor import end_if_cancelled, is_cancelled
 from offload.errors import BackendUnavailableError
 from offload.job import JobContext
@@ -57,6 +57,7 @@ class Settler:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._away_in_a_row = 0
+        self._told = Refusals()
         self._refusals = 0
         """How often in a row something had to be set aside that is refused."""
 
@@ -134,6 +135,7 @@ class Settler:
         self._forget(items)
         if not self.unsettled and not self._refused:
             self._refusals = 0
+            self._told.end()
         self._settled(items, foreign)
         return None
 
@@ -172,12 +174,7 @@ class Settler:
             self._set_aside(self._aside, [item])
             return
         settlement, context = item
-        write(
-            job_log.error,
-            "job %s (%s): the backend refuses to %s it; it is tried again, and holds up no other",
-            *(shown(context.id), shown(context.handler), settlement.verdict.value),
-            error=error,
-        )
+        self._told.tell(settlement, context, error)
         self._refusals += not self._refused
         self._set_aside(self._refused, [item])
 
