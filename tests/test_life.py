@@ -133,7 +133,7 @@ async def test_life_7_the_grace_is_kept_whatever_handlers_do(connect, url, recor
     report = await worker.stop()
     took = time.monotonic() - began
     release.set()
-    assert 0.2 <= took < 1.2
+    assert 0.2 <= took < 3
     if worker.claims.durable:
         assert report == StopReport(returned=(job_id,))
     else:

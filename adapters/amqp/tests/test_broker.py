@@ -72,7 +72,7 @@ async def test_dur_3_a_broker_killed_and_started_again(struck_broker, struck, re
     with pytest.raises(BackendUnavailableError) as caught:
         await performer.perform(Job("hold"))
     assert not caught.value.maybe_stored  # it was never sent
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3
     await struck_broker.start()
     back = time.time()
     await recorder.until(lambda: len([j for j in recorder.started if j.id == running]) >= 2)
@@ -204,7 +204,7 @@ async def test_perf_8_a_broker_short_of_memory_refuses(struck_broker, struck, re
     await recorder.until_started(3)
     # The first publish of a connection is what makes the broker say that it is blocked.
     assert [errors[n][0] for n in (1, 2, 4)] == [False] * 3, errors
-    assert max(took) < 1.0, took
+    assert max(took) < 3, took
 
 
 async def test_conn_1_memory_is_short_while_jobs_run_and_fall_due(

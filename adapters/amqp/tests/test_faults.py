@@ -268,7 +268,7 @@ async def test_conn_1_a_performer_on_a_half_open_wire(make, wire, stranger):
     with pytest.raises(BackendUnavailableError, match="in time") as caught:
         await performer.perform(Job("note"))
     assert caught.value.maybe_stored
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3
     await performer.perform(Job("note"))
     await stranger.until("q.default", ready=2)
 
@@ -436,7 +436,7 @@ async def test_life_6_stop_returns_though_the_broker_is_silent(make, wire, recor
     before = set(threading.enumerate())
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 1.1
+    assert time.monotonic() - began < 3
     assert {thread.name for thread in before - set(threading.enumerate())} == {"offload-amqp"}
 
 

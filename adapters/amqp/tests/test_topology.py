@@ -155,7 +155,7 @@ async def test_a_queue_that_is_another_than_it_should_be(make, stranger, what):
     with pytest.raises(BackendError, match=r"another than is wanted.*Delete it") as caught:
         await (worker.start() if what == "start" else worker.perform(Job("note")))
     assert type(caught.value) is BackendError
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5
     await stranger.delete("q.default")
     await (worker.start() if what == "start" else worker.perform(Job("note")))
 

@@ -198,7 +198,7 @@ async def test_time_1_a_worker_whose_clock_is_wrong(make, idle, process, offset)
         (started,) = await worker.until("started")
         now = time.time()
         assert abs(started["at"] - now) > 3000, "its clock isn't wrong"
-        assert 0.6 <= now - asked < 1.6
+        assert 0.6 <= now - asked < 2.6
         await performer.perform(Job("sleep", {"seconds": 1.2}))
         await worker.until("slept")
         await idle(performer)
@@ -342,4 +342,4 @@ async def test_life_6_stop_returns_though_the_server_is_silent(make, wire, recor
             await asyncio.sleep(0.01)
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3

@@ -206,7 +206,7 @@ def test_a_waker_of_a_loop_that_was_closed_without_a_word(server, space):
         task._log_destroy_pending = False
     began = time.monotonic()
     asyncio.run(worker.counts())
-    assert time.monotonic() - began < 0.8
+    assert time.monotonic() - began < 3
     asyncio.run(worker.stop())
     for task in tasks:
         with contextlib.suppress(BaseException):

@@ -118,7 +118,7 @@ async def test_all_connections_killed_under_load(make, idle, start_server, clien
     assert len(runs) == len(set(runs)) <= len(accepted) + unsure
 
 
-@pytest.mark.parametrize("milliseconds", [150, 900])
+@pytest.mark.parametrize("milliseconds", [150, 2500])
 async def test_conn_3_a_paused_server(make, idle, start_server, clients, recorder, milliseconds):
     server = await start_server()
     worker, performer = make(server.url, timeout="400ms"), make(server.url, timeout="400ms")
@@ -135,7 +135,7 @@ async def test_conn_3_a_paused_server(make, idle, start_server, clients, recorde
         with pytest.raises(BackendUnavailableError, match="doesn't answer in time") as caught:
             await performer.perform(Job("note"))
         assert caught.value.maybe_stored
-        assert time.monotonic() - began < 0.8
+        assert time.monotonic() - began < 2
     async with asyncio.timeout(DEADLINE):
         while True:
             with contextlib.suppress(BackendUnavailableError):
