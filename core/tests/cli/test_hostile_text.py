@@ -152,3 +152,25 @@ def test_a_letter_from_beyond_the_calendar_can_be_shown():
     for milliseconds in (10**20, -(10**20), 2**62):
         letter = DeadLetter("1", "default", "note", {}, 1, "", "", milliseconds)
         assert letter.died_at.isoformat()
+
+
+@pytest.mark.parametrize("job_id", ["a\0b", "row-7", "row-900"])
+def test_a_letter_is_named_by_what_is_shown(tmp_path, job_id):
+    url, run = f"sqlite:///{tmp_path}/jobs.db", CliRunner().invoke
+    run(main, ["perform", url, "note"])
+    for each in ("before", job_id, "after"):
+        bury(tmp_path / "jobs.db", each, "default", "note", "no", {})
+    listed = json.loads(run(main, ["dead", "list", url, "--json"]).stdout)
+    (name,) = (letter["id"] for letter in listed if letter["id"] not in {"before", "after"})
+    assert run(main, ["dead", "show", url, name]).exit_code == 0
+    assert run(main, ["dead", "discard", "--yes", url, name]).exit_code == 0
+    left = json.loads(run(main, ["dead", "list", url, "--json"]).stdout)
+    assert [letter["id"] for letter in left] == ["before", "after"]
+
+
+def test_a_huge_name_is_shortened_in_a_table(tmp_path):
+    url, run = f"sqlite:///{tmp_path}/jobs.db", CliRunner().invoke
+    run(main, ["perform", url, "note"])
+    bury(tmp_path / "jobs.db", "1", "q" * 200_000, "note", "no", {})
+    for command in (["queues", url], ["dead", "list", url]):
+        assert len(run(main, command).stdout) < 10_000

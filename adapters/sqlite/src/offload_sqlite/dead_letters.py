@@ -17,7 +17,7 @@ log = logging.getLogger("offload")
 _FIRST, _MOST = -(1 << 63), (1 << 63) - 1
 _COLUMNS = "seq, id, queue, body, died_ms, error, traceback, attempts"
 _NUMBERED = re.compile(r"row-(-?[0-9]{1,19})")
-"""Stands for the id of a row whose own can't be given as text."""
+"""Stands for the id of a row whose own can't be given as text, or looks like this itself."""
 
 
 class DeadLetterTable:
@@ -65,19 +65,16 @@ class DeadLetterTable:
 
     def _rows_of(self, job_id: str) -> list[int]:
         """The numbers of the rows that are shown with this id."""
-        try:
-            job_id.encode()
-        except UnicodeEncodeError:
-            return []
         dead, execute = self._database.dead, self._database.connection.execute
-        rows = execute(f"SELECT seq FROM {dead} WHERE id = ?", (job_id,)).fetchall()
-        if not rows and (numbered := _NUMBERED.fullmatch(job_id)):
-            number = int(numbered[1])
-            if _FIRST <= number <= _MOST:
-                with any_text(self._database.connection):
-                    found = execute(f"SELECT seq, id FROM {dead} WHERE seq = ?", (number,))
-                    rows = [(seq,) for seq, own in found.fetchall() if not is_good("id", own)]
-        return [seq for (seq,) in rows]
+        if _names_itself(job_id):
+            rows = execute(f"SELECT seq FROM {dead} WHERE id = ?", (job_id,)).fetchall()
+            return [seq for (seq,) in rows]
+        numbered = _NUMBERED.fullmatch(job_id)
+        if numbered is None or not _FIRST <= (number := int(numbered[1])) <= _MOST:
+            return []
+        with any_text(self._database.connection):
+            found = execute(f"SELECT seq, id FROM {dead} WHERE seq = ?", (number,)).fetchall()
+        return [seq for seq, own in found if not _names_itself(own)]
 
     def requeue(self, ids: Sequence[str]) -> list[str]:
         """Move them back to the ends of their queues, all in one transaction."""
@@ -133,7 +130,7 @@ def _read(row: tuple[object, ...]) -> StoredDeadLetter:
     if wrong:
         told = f"written by another program: {wrong}\n{told}"
     return StoredDeadLetter(
-        job_id if isinstance(job_id, str) and is_good("id", job_id) else f"row-{seq}",
+        job_id if isinstance(job_id, str) and _names_itself(job_id) else f"row-{seq}",
         shown(queue),
         as_body(body),
         died if isinstance(died, int) and is_good("died_ms", died) else 0,
@@ -144,6 +141,17 @@ def _read(row: tuple[object, ...]) -> StoredDeadLetter:
         ),
         str(seq),
     )
+
+
+def _names_itself(job_id: object) -> bool:
+    """Whether a letter can be named by its id, on the command line, too."""
+    if not isinstance(job_id, str) or not is_good("id", job_id) or "\0" in job_id:
+        return False
+    try:
+        job_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return _NUMBERED.fullmatch(job_id) is None
 
 
 def _place(cursor: str | None) -> int:

@@ -17,6 +17,8 @@ _WIDE = 10_000
 """Columns of a "screen" that is a file or a pipe: nothing is cut or wrapped there."""
 
 # Not the form of a config string, as messages of our own show it.
+LONGEST_CELL = 1_000
+"""Characters; the longest id that there can be fits."""
 _CREDENTIALS = re.compile(r"://(?!\[user\[)\S*@")
 _OPTIONS = re.compile(r"(://[^\s?]*\?)[^\s'\"]*")
 
@@ -33,9 +35,12 @@ class _PlainTable(Table):
     """A table whose cells may come from anywhere."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row; text is made plain, its lines stay."""
-        plain_cells = (plain(cell, lines=True) if isinstance(cell, str) else cell for cell in cells)
-        super().add_row(*plain_cells, **options)
+        """Add a row; text is made plain, its lines stay, and of a huge one its beginning."""
+        super().add_row(*(_cell(c) if isinstance(c, str) else c for c in cells), **options)
+
+
+def _cell(text: str) -> str:
+    return plain(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…", lines=True)
 
 
 def make_table(console: Console, *columns: str) -> Table:
