@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload_conformance.soak.ledger import Accepted, Ledger, outcome_of
+from offload_conformance.soak.ledger import RUNS, Accepted, Ledger, outcome_of
 
 
 @pytest.fixture
@@ -95,3 +95,32 @@ def test_a_job_that_nobody_accepted_needs_a_perform_of_unknown_outcome(ledger):
     assert not outcome_of(ledger).is_right
     ledger.unknown = 1
     assert outcome_of(ledger).is_right
+
+
+def test_a_job_that_fails_each_time_has_all_its_runs(ledger):
+    ledger.accepted["c"] = Accepted(300, 300)
+    lines = [
+        f"{mark} c {n} {300 + n}" for n in range(1, RUNS + 1) for mark in ("started", "failed")
+    ]
+    ledger.read("two", lines)
+    ledger.dead.add("c")
+    outcome = outcome_of(ledger)
+    assert outcome.is_right
+    assert (outcome.cut_short, outcome.explained) == (0, {"its failure": RUNS - 1})
+    ledger.runs["c"].pop()
+    assert outcome_of(ledger).cut_short == 1
+
+
+def test_a_rejected_job_needs_one_run(ledger):
+    ledger.accepted["c"] = Accepted(300, 300)
+    ledger.read("two", ["started c 1 310", "rejected c 1 320"])
+    ledger.dead.add("c")
+    assert outcome_of(ledger).cut_short == 0
+    ledger.read("two", ["started c 1 330"])
+    assert outcome_of(ledger).unexplained == ["c"]
+
+
+def test_a_dead_letter_that_never_ran_is_cut_short(ledger):
+    ledger.accepted["c"] = Accepted(300, 300)
+    ledger.dead.add("c")
+    assert outcome_of(ledger).cut_short == 1

@@ -11,6 +11,9 @@ import sys
 import time
 
 import offload
+from offload_conformance.soak.ledger import RUNS
+
+BACKOFF_SECONDS = 0.2
 
 
 def main(file: str) -> None:
@@ -28,9 +31,16 @@ def main(file: str) -> None:
         write("started")
         await asyncio.sleep(args["seconds"])
         if args["fails"]:
-            write("failed")
+            write("rejected")
             raise offload.Reject("as planned")
         write("done")
+
+    @worker.handler("fail", max_attempts=RUNS, backoff=offload.constant(BACKOFF_SECONDS))
+    async def fail(args: offload.Args) -> None:
+        write("started")
+        await asyncio.sleep(args["seconds"])
+        write("failed")
+        raise ValueError("as planned")
 
     offload.run(worker)
 

@@ -9,6 +9,9 @@ from itertools import pairwise
 
 import msgspec
 
+RUNS = 4
+"""How many runs a job has that fails each time."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -17,6 +20,8 @@ class Run:
     worker: str
     began: int
     ended: int | None = None
+    failed: bool = False
+    """It ended with an error, so that the job runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class Ledger:
     runs: defaultdict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     done: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    """Those that failed on purpose, and must become dead letters."""
+    """Those that failed on purpose, and must become dead letters;"""
+    rejected: set[str] = field(default_factory=set)
+    """of these, the ones that did so in their first run."""
     dead: set[str] = field(default_factory=set)
     worker_kills: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Before, and after, the kill of each worker."""
@@ -56,7 +63,10 @@ class Ledger:
                 continue
             run = next(r for r in reversed(self.runs[job_id]) if r.worker == worker)
             run.ended = int(moment)
+            run.failed = mark == "failed"
             (self.done if mark == "done" else self.failed).add(job_id)
+            if mark == "rejected":
+                self.rejected.add(job_id)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -69,6 +79,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """Accepted, and neither done nor dead."""
     early: Sequence[str]
     """Begun before they were due."""
+    cut_short: int
+    """Dead letters whose job had fewer runs than it may have, since kills were charged to it."""
     unheard_of: int
     """Jobs that ran, and were never accepted; no more than those of unknown outcome."""
     unknown: int
@@ -106,6 +118,7 @@ def outcome_of(ledger: Ledger) -> Outcome:
         dead=len(ledger.dead & accepted.keys()),
         lost=sorted(accepted.keys() - ledger.done - ledger.dead),
         early=[each for each in begun if each in accepted and begun[each] < accepted[each].due],
+        cut_short=sum(len(runs.get(each, ())) < RUNS for each in ledger.dead - ledger.rejected),
         unheard_of=len(runs.keys() - accepted.keys()),
         unknown=ledger.unknown,
         refused=ledger.refused,
@@ -120,6 +133,8 @@ def outcome_of(ledger: Ledger) -> Outcome:
 
 def _reason(job: Accepted | None, run: Run, again: Run, ledger: Ledger) -> str:
     """Which kill explains that a job ran again; nothing, if none does."""
+    if run.failed:
+        return "its failure"
     own = ledger.worker_kills.get(run.worker)
     if own is not None and _falls(own, run.began, again.began):
         return "the death of its worker"

@@ -32,8 +32,10 @@ TICK = 0.1
 """Seconds between two batches of performs."""
 LATER = 0.1
 """How many of the jobs are scheduled,"""
-FAIL = 0.01
-"""and how many fail for good."""
+REJECT = 0.01
+"""how many fail for good at once,"""
+FAIL = 0.02
+"""and how many each time, until they have had their runs."""
 LONGEST_DELAY = 5.0
 LONGEST_RUN = 0.02
 """Seconds."""
@@ -248,9 +250,9 @@ class Soak:
 def _job() -> Job:
     args: dict[str, Any] = {
         "seconds": random.uniform(0, LONGEST_RUN),
-        "fails": random.random() < FAIL,
+        "fails": random.random() < REJECT,
     }
-    return Job("soak", args)
+    return Job("fail" if random.random() < FAIL else "soak", args)
 
 
 async def _dead_ids(performer: Worker, page: int = 1000) -> AsyncIterator[str]:
