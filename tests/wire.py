@@ -65,6 +65,12 @@ class Wire:
             link.loses_requests, link.loses_replies = requests, replies
         return len(self._links)
 
+    def forge_reply(self, data: bytes) -> int:
+        """Send this on every connection there is, as if it came from the server."""
+        for link in self._links:
+            link.forge_reply(data)
+        return len(self._links)
+
     def see_reply(self, data: bytes) -> None:
         """Called with whatever the server sends, as it comes."""
 
@@ -122,6 +128,9 @@ class _Link:
                 with contextlib.suppress(OSError):
                     ends_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             end.transport.abort()
+
+    def forge_reply(self, data: bytes) -> None:
+        self._down.write(data)
 
     def _spring(self, trap: Trap) -> None:
         trap.strike()

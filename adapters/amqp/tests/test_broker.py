@@ -330,3 +330,22 @@ async def test_conn_2_several_hosts(make, broker, wire, recorder):
     await worker.start()
     await worker.perform(Job("note"))
     await recorder.until_started(1)
+
+
+async def test_life_6_a_stop_under_load_repeats_nothing(make, recorder, drained):
+    """Acknowledgements that are on their way when it stops arrive."""
+    performer = make()
+    ids = await performer.perform_many([Job("note")] * 3000)
+    for part in range(1, 6):
+        worker = make(concurrency=100)
+        worker.register("note", recorder.note)
+        await worker.start()
+        await recorder.until(lambda part=part: len(recorder.ended) >= 500 * part)
+        await worker.stop()
+    worker = make()
+    worker.register("note", recorder.note)
+    await worker.start()
+    await recorder.until(lambda: set(recorder.ended) == set(ids))
+    await drained(worker)
+    assert sorted(job.id for job in recorder.started) == sorted(ids)
+    assert {job.attempt for job in recorder.started} == {1}

@@ -143,3 +143,28 @@ async def test_many_that_are_due_at_once(make, recorder, drained):
     assert sorted(ids) == sorted(job.id for job in recorder.started)
     assert min(recorder.started_at.values()) >= at.timestamp()
     await drained(worker)
+
+
+async def test_a_near_one_is_not_held_up_by_many_that_are_due_a_little_later(make, recorder):
+    worker, performer = make(concurrency=10), make()
+    worker.register("note", recorder.note)
+    await worker.start()
+    many = await asyncio.gather(*(performer.perform_in(Job("note"), 1.95) for _ in range(1300)))
+    asked = time.time()
+    near = await performer.perform_in(Job("note"), 0.2)
+    await recorder.until(lambda: near in recorder.started_at)
+    assert recorder.started_at[near] - asked <= 0.2 + LATENESS
+    await recorder.until_started(1301)
+    assert {job.id for job in recorder.started} == {near, *many}
+
+
+async def test_conc_1_more_slots_than_any_prefetch(make, recorder, drained):
+    worker = make(concurrency=1500)
+    worker.register("hold", recorder.hold)
+    await worker.start()
+    await worker.perform_many([Job("hold")] * 1600)
+    await recorder.until_started(1500)
+    assert not recorder.ended
+    recorder.gate.set()
+    await recorder.until(lambda: len(recorder.ended) == 1600)
+    await drained(worker)
