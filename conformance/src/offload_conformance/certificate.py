@@ -19,9 +19,11 @@ from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict, judge, worst
 
 FORMAT = 1
+FULL = "full"
+PROFILES = (FULL, "quick", "selected")
 
 
-class TestRecord(msgspec.Struct, frozen=True):
+class TestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One test of a rule."""
 
     __test__ = False
@@ -33,7 +35,7 @@ class TestRecord(msgspec.Struct, frozen=True):
     history: list[Event]
 
 
-class RuleRecord(msgspec.Struct, frozen=True):
+class RuleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rule, with all its tests."""
 
     id: str
@@ -43,7 +45,16 @@ class RuleRecord(msgspec.Struct, frozen=True):
     tests: list[TestRecord]
 
 
-class Certificate(msgspec.Struct):
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who answers for a certificate."""
+
+    key: str
+    """The public key, as OpenSSH writes it."""
+    value: str
+    """In Base64."""
+
+
+class Certificate(msgspec.Struct, forbid_unknown_fields=True):
     """What was found of an adapter."""
 
     format: int
@@ -60,6 +71,7 @@ class Certificate(msgspec.Struct):
     """Whether every claimed rule passed, in a complete run."""
     rules: list[RuleRecord]
     digest: str = ""
+    signature: Signature | None = None
 
 
 def make_record(name: str, seconds: float, history: list[Event]) -> TestRecord:
@@ -97,10 +109,10 @@ def make_certificate(
         },
         profile=profile,
         complete=complete,
-        certified=complete and _is_certified(rules),
+        certified=complete and profile == FULL and all_kept(rules),
         rules=rules,
     )
-    certificate.digest = _digest(msgspec.to_builtins(certificate))
+    certificate.digest = digest_of(msgspec.to_builtins(certificate))
     return certificate
 
 
@@ -110,13 +122,14 @@ def _make_rule(rule_id: str, tests: list[TestRecord]) -> RuleRecord:
     return RuleRecord(rule.id, rule.text, rule.claim, verdict.value, tests)
 
 
-def _is_certified(rules: list[RuleRecord]) -> bool:
+def all_kept(rules: list[RuleRecord]) -> bool:
+    """Whether the adapter keeps every rule that binds it."""
     return all(rule.verdict in (Verdict.PASS, Verdict.NOT_CLAIMED) for rule in rules)
 
 
-def _digest(content: dict[str, Any]) -> str:
-    """Of the plain content, so that nothing which the file says is left out."""
-    content = {**content, "digest": ""}
+def digest_of(content: dict[str, Any]) -> str:
+    """The digest of the plain content, so that nothing which the file says is left out."""
+    content = {**content, "digest": "", "signature": None}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -126,36 +139,10 @@ def write(certificate: Certificate, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     state = "" if certificate.complete else "-partial"
     path = folder / f"{certificate.adapter['scheme']}{state}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(certificate), indent=1) + b"\n")
+    write_to(path, certificate)
     return path
 
 
-def differences(path: Path) -> list[str]:
-    """Draw every verdict of a certificate again from its histories; what differs, in sentences.
-
-    Needs no adapter: the file alone is looked at.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-        certificate = msgspec.convert(content, type=Certificate)
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        return [f"it can't be read: {error}"]
-    found = []
-    if certificate.format != FORMAT:
-        return [f"its format is {certificate.format}; this release reads {FORMAT}"]
-    if certificate.digest != _digest(content):
-        found.append("its digest doesn't fit its content")
-    known = [rule.id for rule in certificate.rules]
-    if known != list(RULES):
-        found.append("its rules aren't those of the contract")
-    for rule in certificate.rules:
-        for test in rule.tests:
-            verdict, reasons = judge(test.history)
-            if (verdict.value, reasons) != (test.verdict, test.reasons):
-                found.append(f"{rule.id}, {test.name}: says {test.verdict}, proves {verdict.value}")
-        again = worst(judge(test.history)[0] for test in rule.tests)
-        if again.value != rule.verdict:
-            found.append(f"{rule.id}: says {rule.verdict}, proves {again.value}")
-    if certificate.certified != (certificate.complete and _is_certified(certificate.rules)):
-        found.append("it claims to certify what its verdicts don't")
-    return found
+def write_to(path: Path, certificate: Certificate) -> None:
+    """Write it to this file."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(certificate), indent=1) + b"\n")

@@ -1,8 +1,9 @@
-"""The commands `offload certify` and `offload verify`."""
+"""The commands `offload certify`, `offload verify` and `offload sign`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -13,13 +14,18 @@ from rich.text import Text
 from offload.adapters import find_adapter
 from offload.config import parse_address
 from offload.text import plain
-from offload_conformance.certificate import Certificate, differences, make_certificate, write
+from offload_conformance import signing as signatures
+from offload_conformance.certificate import Certificate, make_certificate, write, write_to
 from offload_conformance.recorder import Recorder
+from offload_conformance.signing import fingerprint, fingerprint_of
 from offload_conformance.verdicts import Verdict
+from offload_conformance.verification import MalformedError, differences, read
 
 UNUSED = ("cacheprovider", "terminal", "logging", "unraisableexception")
 """Plugins of pytest whose work nobody would see."""
 
+MOST_SHOWN = 50
+"""How many differences are told."""
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim"}
 
 
@@ -85,16 +91,68 @@ def _show(certificate: Certificate) -> None:
     console.print(f"{passed} of {len(certificate.rules)} rules passed ({certificate.profile})")
 
 
+_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def verify(file: Path) -> None:
+@_file
+@click.option(
+    "--signer",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A public key, or several, a line each: one of them must have signed it.",
+)
+def verify(file: Path, signer: Path | None) -> None:
     """Draw every verdict of a certificate again from its histories.
 
-    Needs no adapter. Exits with 1 if anything differs from what the file says.
+    Needs no adapter. Exits with 1 if anything differs from what the file says, and with 2 if it
+    is no certificate at all.
+
+    That the histories are true, no file can prove: a certificate is a claim of whoever has made
+    it. A signature tells who that is.
     """
-    found = differences(file)
-    for difference in found:
+    certificate, content = _read(file)
+    found = differences(certificate, content)
+    by = None
+    if certificate.signature is not None or signer is not None:
+        by = fingerprint_of(certificate)
+        if by is None and certificate.signature is not None:
+            found.append("its signature doesn't fit")
+        elif signer is not None and by not in set(map(fingerprint, _lines(signer))):
+            found.append(f"it is signed by {by or 'nobody'}, not by a key in {signer}")
+    for difference in found[:MOST_SHOWN]:
         click.echo(plain(f"{file}: {difference}"), err=True)
+    if len(found) > MOST_SHOWN:
+        click.echo(f"{file}: and {len(found) - MOST_SHOWN} more", err=True)
     if found:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")
+    click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of whoever made it")
+
+
+@click.command()
+@_file
+@click.argument("key", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def sign(file: Path, key: Path) -> None:
+    """Sign a certificate with an SSH key.
+
+    KEY is the file of an Ed25519 private key without a password. The signature becomes part of
+    FILE; it tells whoever knows the public key who answers for it.
+    """
+    certificate, content = _read(file)
+    if found := differences(certificate, content):
+        raise click.ClickException(plain(f"{file}: {found[0]}"))
+    signatures.sign(certificate, key)
+    write_to(file, certificate)
+    click.echo(f"{file}: signed by {fingerprint_of(certificate)}")
+
+
+def _read(file: Path) -> tuple[Certificate, dict[str, Any]]:
+    try:
+        return read(file)
+    except MalformedError as error:
+        click.echo(plain(f"{file}: not a certificate: {error}"), err=True)
+        raise SystemExit(2) from None
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(errors="replace").splitlines()

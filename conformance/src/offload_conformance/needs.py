@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NoReturn, Protocol, TypeAlias
 
 import pytest
@@ -11,6 +11,20 @@ from offload import Adapter
 from offload.adapters import find_adapter
 from offload.config import parse_address
 from offload_conformance.history import History
+
+_NOT_CLAIMED = " is not claimed"
+_NO_SERVER = "the backend can't go away alone"
+_NO_STRANGERS = "no bytes come from elsewhere"
+
+
+def is_excused(excuse: str, claims: Mapping[str, bool], limits: Mapping[str, str]) -> bool:
+    """Whether that, which a test gives as a reason to prove nothing, holds of an adapter."""
+    if excuse == _NO_SERVER:
+        return limits["reconnect"] == "-"
+    if excuse == _NO_STRANGERS:
+        return not (claims["durable"] or claims["distributed"])
+    claim, told, _ = excuse.partition(_NOT_CLAIMED)
+    return bool(told) and claims.get(claim) is False
 
 
 def adapter_of(url: str) -> Adapter:
@@ -57,7 +71,7 @@ class Needs:
     def need(self, claim: str) -> None:
         """End the test of an adapter that doesn't make this claim, besides that of the chapter."""
         if not self.claims.as_dict()[claim]:
-            self.skip("not_claimed", f"{claim} is not claimed")
+            self.skip("not_claimed", claim + _NOT_CLAIMED)
 
     def need_server(self) -> Server:
         """The author's server; without one, the rule stays unverified.
@@ -65,7 +79,7 @@ class Needs:
         An adapter that states no `reconnect` has no backend that could go away alone.
         """
         if self.limits.reconnect is None:
-            self.skip("not_claimed", "the backend can't go away alone")
+            self.skip("not_claimed", _NO_SERVER)
         if self._server is None:
             self.skip("unverified", "no server to strike was given: see the fixture offload_server")
         return self._server
@@ -78,7 +92,7 @@ class Needs:
         who lacks the fixture isn't certified.
         """
         if not (self.claims.durable or self.claims.distributed):
-            self.skip("not_claimed", "no bytes come from elsewhere")
+            self.skip("not_claimed", _NO_STRANGERS)
         if self._inject is None:
             self.skip("unverified", "no way to inject bytes was given: the fixture offload_inject")
         return self._inject

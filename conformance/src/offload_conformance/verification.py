@@ -1,0 +1,213 @@
+"""Verifies a certificate: draws every verdict again, from the file, the contract and the kit.
+
+Nothing that the file says of itself is believed: the rules are the contract's, what a test must
+have on record is the kit's own table, and what is claimed must fit what is excused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from offload import Claims
+from offload.duration import parse_duration
+from offload_conformance.certificate import (
+    FORMAT,
+    FULL,
+    PROFILES,
+    Certificate,
+    RuleRecord,
+    TestRecord,
+    all_kept,
+    digest_of,
+)
+from offload_conformance.evidence import Evidence, excuse_of, lacks, table
+from offload_conformance.needs import is_excused
+from offload_conformance.rules import RULES
+from offload_conformance.verdicts import Verdict, judge, worst
+
+MAX_BYTES = 64 * 1024 * 1024
+"""The largest file that is looked at; a full certificate is of less than a fifth of it."""
+MAX_CHECKS = 1_000
+"""How many checks a test may have: each looks through its history."""
+STEP_SECONDS = 60.0
+"""By so much the host's clock may be set while a test runs."""
+CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
+DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
+OPTIONAL = ("recovery", "reconnect")
+
+
+class MalformedError(Exception):
+    """The file is no certificate at all."""
+
+
+def read(path: Path) -> tuple[Certificate, dict[str, Any]]:
+    """The certificate in a file, and its plain content.
+
+    Raises:
+        MalformedError: there is none in it.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise MalformedError(f"it has more than {MAX_BYTES >> 20} MiB")  # noqa: TRY301
+        content = json.loads(
+            path.read_bytes(), object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
+        return msgspec.convert(content, type=Certificate), content
+    except MalformedError:
+        raise
+    except RecursionError:
+        raise MalformedError("it is nested too deeply") from None
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
+        raise MalformedError(str(error)) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise MalformedError("an object has a key twice")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MalformedError(f"{name} is no number")
+
+
+def differences(certificate: Certificate, content: dict[str, Any]) -> list[str]:
+    """What doesn't follow from the histories, in sentences. Needs no adapter."""
+    if certificate.format != FORMAT:
+        return [f"its format is {certificate.format}; this release reads {FORMAT}"]
+    found = list(_heading(certificate, content))
+    if [rule.id for rule in certificate.rules] != list(RULES):
+        known = version("offload-conformance")
+        return [*found, f"its rules aren't those of the contract, as of version {known} of the kit"]
+    for rule in certificate.rules:
+        found += _rule(rule, certificate)
+    is_whole = certificate.complete and certificate.profile == FULL
+    if certificate.certified != (is_whole and all_kept(certificate.rules)):
+        found.append("it claims to certify what its verdicts don't")
+    return found
+
+
+# -- what it says of the adapter -----------------------------------------------------
+
+
+def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]:
+    if certificate.digest != digest_of(content):
+        yield "its digest doesn't fit its content"
+    if certificate.profile not in PROFILES:
+        yield f"its profile is {certificate.profile!r}, not one of {', '.join(PROFILES)}"
+    if tuple(certificate.claims) != CLAIMS:
+        yield f"its claims aren't {', '.join(CLAIMS)}"
+    if not {"scheme", "distribution", "version"} <= certificate.adapter.keys():
+        yield "it doesn't say which adapter was tested"
+    yield from _limits(certificate.limits)
+    for claim, limit in (("durable", "recovery"), ("distributed", "recovery")):
+        if certificate.claims.get(claim) and certificate.limits.get(limit) == "-":
+            yield f"an adapter that is {claim} must state its {limit}"
+
+
+def _limits(limits: dict[str, str]) -> Iterator[str]:
+    if set(limits) != {"max_job_bytes", *DURATIONS}:
+        yield f"its limits aren't max_job_bytes, {', '.join(DURATIONS)}"
+        return
+    if not limits["max_job_bytes"].isdecimal():
+        yield f"its limit max_job_bytes is {limits['max_job_bytes']!r}, not a number"
+    for name in DURATIONS:
+        if limits[name] == "-" and name in OPTIONAL:
+            continue
+        try:
+            is_time = parse_duration(limits[name]) > timedelta(0)
+        except (ValueError, OverflowError):
+            is_time = False
+        if not is_time:
+            yield f"its limit {name} is {limits[name]!r}, not a time"
+
+
+# -- what it says of the rules -------------------------------------------------------
+
+
+def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
+    known = RULES[rule.id]
+    if rule.text != known.text or rule.claim != known.claim:
+        yield f"{rule.id}: its words aren't those of the contract"
+    names = [test.name for test in rule.tests]
+    if len(set(names)) < len(names):
+        yield f"{rule.id}: a test is there twice"
+    own = {name for name, evidence in table().items() if evidence.rule == rule.id}
+    for name in names:
+        if name not in own:
+            yield f"{rule.id}: the kit has no test {name!r} of it"
+    if certificate.complete and certificate.profile == FULL:
+        for name in sorted(own - set(names)):
+            yield f"{rule.id}: the test {name} is missing"
+    for test in rule.tests:
+        for fault in _test(test, certificate):
+            yield f"{rule.id}, {test.name}: {fault}"
+    again = worst(Verdict(test.verdict) for test in rule.tests if _is_verdict(test.verdict))
+    if again.value != rule.verdict:
+        yield f"{rule.id}: says {rule.verdict}, proves {again.value}"
+
+
+def _test(test: TestRecord, certificate: Certificate) -> Iterator[str]:
+    if not _is_verdict(test.verdict):
+        yield f"{test.verdict!r} is no verdict"
+        return
+    if faults := list(_order(test)):
+        yield from faults
+        return
+    evidence = table().get(test.name)
+    try:
+        verdict, reasons = judge(test.history)
+        if (verdict.value, reasons) != (test.verdict, test.reasons):
+            yield f"says {test.verdict}, proves {verdict.value}"
+        elif evidence is not None:
+            yield from _support(test, verdict, certificate, evidence)
+    except Exception as error:
+        yield f"its history can't be judged: {type(error).__name__}: {error}"
+
+
+def _is_verdict(text: str) -> bool:
+    return text in list(Verdict)
+
+
+def _order(test: TestRecord) -> Iterator[str]:
+    """What can't be so in any history."""
+    history = test.history
+    if [event.number for event in history] != list(range(len(history))):
+        yield "its events aren't numbered in order"
+    times = [time for event in history for time in (event.at, event.wall_ms)]
+    if not all(map(math.isfinite, [*times, test.seconds])):
+        yield "a time of its events is no time"
+        return
+    if any(after.at < before.at for before, after in itertools.pairwise(history)):
+        yield "its events go back in time"
+    began = [event.wall_ms / 1000 - event.at for event in history]
+    if began and max(began) - min(began) > STEP_SECONDS:
+        yield "its two clocks disagree"
+    if history and not -0.01 <= test.seconds - history[-1].at <= 0.01:
+        yield f"it took {history[-1].at:.3f} s by its events, and {test.seconds:.3f} s by its words"
+    if sum(event.name == "check" for event in history) > MAX_CHECKS:
+        yield f"it has more than {MAX_CHECKS} checks"
+
+
+def _support(
+    test: TestRecord, verdict: Verdict, certificate: Certificate, evidence: Evidence
+) -> Iterator[str]:
+    """What the kit would have on record for this verdict, and the file hasn't."""
+    if verdict is Verdict.PASS:
+        yield from lacks(test.history, certificate.limits, evidence)
+    elif verdict is Verdict.NOT_CLAIMED:
+        excuse = excuse_of(test.history) or ""
+        if excuse not in evidence.excuses:
+            yield f"{excuse!r} is no excuse for it"
+        elif not is_excused(excuse, certificate.claims, certificate.limits):
+            yield f"{excuse!r}, it says, against its own claims"
