@@ -103,5 +103,5 @@ async def test_a_child_that_goes_on_does_not_keep_a_killed_worker_alive(tmp_path
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await process.communicate()  # to the end, or its pipe is left to the collector
         await performer.stop()

@@ -70,10 +70,8 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED.keys())
-async def test_a_forged_frame_costs_a_connection_at_most(
-    make, wire, recorder, caplog, forged, drained
-):
-    worker, performer = make(wire.url, concurrency=4), make()
+async def test_a_forged_frame_costs_a_connection_at_most(make, wire, recorder, caplog, forged):
+    worker, performer = make(wire.url, concurrency=4, heartbeat="2s"), make()
     worker.register("note", recorder.note)
     await worker.start()
     ids = [await performer.perform(Job("note"))]
@@ -88,4 +86,4 @@ async def test_a_forged_frame_costs_a_connection_at_most(
     assert wire.accepted - before <= 6
     assert len(caplog.records) < 30
     assert all("\x1b" not in record.getMessage() for record in caplog.records)
-    await drained(worker)
+    await worker.stop()

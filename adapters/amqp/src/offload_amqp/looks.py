@@ -16,8 +16,8 @@ WINDOW = 500
 """Messages that may be on their way to us: it bounds our memory."""
 QUIET_SECONDS = 0.1
 """If nothing has come for that long, ask the broker whether there is anything left."""
-PUT_BACK_SECONDS, POLL_SECONDS = 0.5, 0.01
-"""How long to wait until everything is put back, and how often to look."""
+PUT_BACK_SECONDS, POLL_SECONDS = 3.0, 0.01
+"""How long to wait while nothing more is put back, and how often to look."""
 
 
 class Look:
@@ -65,10 +65,14 @@ class Look:
         for reading in self._readings.values():
             await reading.end()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PUT_BACK_SECONDS
         for name, reading in self._readings.items():
-            while reading.began and await ready_in(self._line, name) in range(reading.kept):
-                if loop.time() > deadline:
+            seen, deadline = -1, 0.0
+            while reading.began and (ready := await ready_in(self._line, name)) is not None:
+                if ready >= reading.kept:
+                    break
+                if ready > seen:  # a busy broker takes its time
+                    seen, deadline = ready, loop.time() + PUT_BACK_SECONDS
+                elif loop.time() > deadline:
                     return  # somebody else has taken some
                 await asyncio.sleep(POLL_SECONDS)
 
