@@ -137,7 +137,9 @@ def digest_of(content: dict[str, Any]) -> str:
 def write(certificate: Certificate, folder: Path) -> Path:
     """Write it to a file of its own in a folder, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = "" if certificate.complete else "-partial"
+    # None but a whole one is ever written over a whole one.
+    state = "" if certificate.profile == FULL else f"-{certificate.profile}"
+    state += "" if certificate.complete else "-partial"
     path = folder / f"{certificate.adapter['scheme']}{state}.json"
     write_to(path, certificate)
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from offload.adapters import find_adapter
-from offload.config import parse_address
+import offload
 from offload.text import plain
 from offload_conformance import signing as signatures
-from offload_conformance.certificate import Certificate, make_certificate, write, write_to
+from offload_conformance.certificate import FULL, Certificate, make_certificate, write, write_to
 from offload_conformance.recorder import Recorder
+from offload_conformance.rules import RULES
 from offload_conformance.signing import fingerprint, fingerprint_of
 from offload_conformance.verdicts import Verdict
 from offload_conformance.verification import MalformedError, differences, read
@@ -44,7 +45,7 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
 
     Writes the certificate, one JSON file, and exits with 0 only when every claimed rule passed.
     """
-    find_adapter(parse_address(url).scheme)  # a bad scheme is told before anything runs
+    _check(url, rules)  # a slip is told before anything runs
     recorder = Recorder(Console(stderr=True))
     arguments = ["--pyargs", "offload_conformance.suite", "--offload-url", url]
     arguments += ["-c", str(Path(__file__).with_name("pytest.ini")), "-o", "addopts="]
@@ -68,9 +69,18 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     raise SystemExit(0 if _all_fine(certificate) else 1)
 
 
+def _check(url: str, rules: tuple[str, ...]) -> None:
+    offload.connect(url)
+    for rule in rules:
+        if rule not in RULES:
+            close = difflib.get_close_matches(rule.upper(), RULES, n=3)
+            told = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
+            raise click.BadParameter(f"there is no rule {plain(rule)}{told}", param_hint="--rule")
+
+
 def _all_fine(certificate: Certificate) -> bool:
     """Certified; of a shorter profile, that nothing which was tested is amiss."""
-    if certificate.profile == "full":
+    if certificate.profile == FULL:
         return certificate.certified
     tested = [rule for rule in certificate.rules if rule.tests]
     return all(rule.verdict in (Verdict.PASS, Verdict.NOT_CLAIMED) for rule in tested)
@@ -79,16 +89,17 @@ def _all_fine(certificate: Certificate) -> bool:
 def _show(certificate: Certificate) -> None:
     console = Console()
     table = Table("rule", "verdict", "why", box=None, pad_edge=False)
-    for rule in certificate.rules:
+    shown = [r for r in certificate.rules if r.tests or certificate.profile == FULL]
+    for rule in shown:
         reasons = [reason for test in rule.tests for reason in test.reasons]
         verdict = Verdict(rule.verdict)
         if verdict is not Verdict.PASS:
             colour = COLOURS.get(verdict, "yellow")
             told = "; ".join(dict.fromkeys(reasons))
             table.add_row(rule.id, Text(verdict, style=colour), Text(plain(told[:300])))
-    passed = sum(rule.verdict == Verdict.PASS for rule in certificate.rules)
+    passed = sum(rule.verdict == Verdict.PASS for rule in shown)
     console.print(table)
-    console.print(f"{passed} of {len(certificate.rules)} rules passed ({certificate.profile})")
+    console.print(f"{passed} of {len(shown)} rules passed ({certificate.profile})")
 
 
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))

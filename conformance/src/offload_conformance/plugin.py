@@ -10,6 +10,7 @@ or, in an author's own suite, a file of two lines, and the URL as a fixture:
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Generator
 from importlib.metadata import entry_points
@@ -22,6 +23,7 @@ from offload_conformance.golden import GOLDEN
 from offload_conformance.history import History, describe
 from offload_conformance.lab import Lab, RuleBrokenError
 from offload_conformance.leaks import Belongings
+from offload_conformance.limit import Limit
 from offload_conformance.needs import Inject, Needs, Server, adapter_of
 from offload_conformance.rules import RULES, Rule
 from offload_conformance.stage import Stage
@@ -31,6 +33,7 @@ AUTHORS = "offload.conformance"
 
 RULE_OF_TEST = re.compile(r"test_([A-Z]+)_(\d+)_")
 
+loop_key = pytest.StashKey[asyncio.AbstractEventLoop]()
 history_key = pytest.StashKey[History]()
 """Where a test keeps its history, for whoever writes the certificate."""
 
@@ -120,6 +123,7 @@ async def lab(
     """Workers with puppets on the adapter under test, and the record of what they do."""
     history = History()
     request.node.stash[history_key] = history
+    request.node.stash[loop_key] = asyncio.get_running_loop()
     rule = rule_of(request.node)
     if rule and rule.claim:
         Needs(history, adapter_of(offload_url), offload_server, offload_inject).need(rule.claim)
@@ -137,13 +141,20 @@ async def lab(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """A handler's KeyboardInterrupt that gets through is the adapter's fault; it ends no run."""
-    try:
+    """A test has a limit, and a KeyboardInterrupt of its handlers ends no run."""
+    if rule_of(pyfuncitem) is None:
         return (yield)
-    except KeyboardInterrupt as error:
-        if rule_of(pyfuncitem) is None or not str(error):  # a real one has no text
+    limit = Limit(pyfuncitem.stash.get(loop_key, None))
+    try:
+        with limit:
+            result = yield
+    except BaseException as error:
+        limit.check()
+        if not isinstance(error, KeyboardInterrupt) or not str(error):  # a real one has no text
             raise
         raise RuleBrokenError("a KeyboardInterrupt in a handler ended the event loop") from None
+    limit.check()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

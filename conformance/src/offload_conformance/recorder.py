@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from offload_conformance.certificate import TestRecord, make_record
 from offload_conformance.plugin import history_key, rule_of
+from offload_conformance.verdicts import Verdict, worst
 
 
 class Recorder:
@@ -19,7 +20,9 @@ class Recorder:
     def __init__(self, console: Console) -> None:
         self.tests: defaultdict[str, list[TestRecord]] = defaultdict(list)
         self.errors: list[str] = []
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._console = console
+        self._rule: str | None = None
+        """The one whose tests run, where each is told with a line."""
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,6 +39,14 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+        self._begin(None)
+
+    def _begin(self, rule: str | None) -> None:
+        """Where no bar can move, tell of each rule whose tests are over."""
+        if self._rule not in (rule, None) and not self._console.is_terminal:
+            verdict = worst(Verdict(test.verdict) for test in self.tests[self._rule])
+            self._console.print(f"{self._rule}: {verdict}")
+        self._rule = rule
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """What can't be imported can't be proved."""
@@ -53,8 +64,11 @@ class Recorder:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> object:
         """Take the history of a test when it is over."""
+        rule = rule_of(item)
+        if rule is not None:
+            self._begin(rule.id)
         done = yield
-        rule, history = rule_of(item), item.stash.get(history_key, None)
+        history = item.stash.get(history_key, None)
         if rule is not None and history is not None:
             seconds = history.events[-1].at if history.events else 0.0
             self.tests[rule.id].append(make_record(item.name, seconds, list(history.events)))

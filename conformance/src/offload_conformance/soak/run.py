@@ -22,8 +22,9 @@ import msgspec
 from rich.console import Console
 
 import offload
-from offload import BackendUnavailableError, Job, Worker
+from offload import BackendUnavailableError, Job, OffloadError, Worker
 from offload.config import parse_address
+from offload.text import plain
 from offload_conformance.needs import Server
 from offload_conformance.plugin import AUTHORS
 from offload_conformance.soak.ledger import Accepted, Ledger, Outcome, outcome_of
@@ -74,7 +75,10 @@ def soak(
     with tempfile.TemporaryDirectory() as folder:
         server = _server_for(url, Path(folder)) if server_kills else None
         scene = Soak(url, Path(folder), server, console)
-        outcome = asyncio.run(scene.run(jobs, seconds, workers, kill_every, server_kills))
+        try:
+            outcome = asyncio.run(scene.run(jobs, seconds, workers, kill_every, server_kills))
+        except OffloadError as error:
+            raise click.ClickException(plain(str(error))) from None
     click.echo(msgspec.json.format(msgspec.json.encode(outcome)).decode())
     raise SystemExit(0 if outcome.is_right else 1)
 
@@ -109,6 +113,7 @@ class Soak:
             await self._server.start()
         performer = offload.connect(self._url)
         try:
+            await performer.counts()  # a backend that isn't there is told of at once
             async with self._hire(workers):
                 async with asyncio.TaskGroup() as tasks:
                     killing = tasks.create_task(self._kill_workers(kill_every))
@@ -140,27 +145,29 @@ class Soak:
             await asyncio.sleep(max(0.0, ahead))
 
     async def _perform_now(self, performer: Worker, count: int) -> None:
-        now = now_us()
-        try:
-            ids = await performer.perform_many([_job() for _ in range(count)])
-        except BackendUnavailableError as error:
-            self._note_failure(error, count)
-            await asyncio.sleep(TICK)
-            await self._perform_now(performer, count)
-        else:
-            self._ledger.accepted.update(dict.fromkeys(ids, Accepted(now, now)))
+        while True:
+            now = now_us()
+            try:
+                ids = await performer.perform_many([_job() for _ in range(count)])
+            except BackendUnavailableError as error:
+                self._note_failure(error, count)
+                await asyncio.sleep(TICK)
+            else:
+                self._ledger.accepted.update(dict.fromkeys(ids, Accepted(now, now)))
+                return
 
     async def _perform_later(self, performer: Worker) -> None:
         delay = random.uniform(0, LONGEST_DELAY)
-        now = now_us()
-        try:
-            job_id = await performer.perform_in(_job(), delay)
-        except BackendUnavailableError as error:
-            self._note_failure(error, 1)
-            await asyncio.sleep(TICK)
-            await self._perform_later(performer)
-        else:
-            self._ledger.accepted[job_id] = Accepted(now, now + int(delay * 1e6))
+        while True:
+            now = now_us()
+            try:
+                job_id = await performer.perform_in(_job(), delay)
+            except BackendUnavailableError as error:
+                self._note_failure(error, 1)
+                await asyncio.sleep(TICK)
+            else:
+                self._ledger.accepted[job_id] = Accepted(now, now + int(delay * 1e6))
+                return
 
     def _note_failure(self, error: BackendUnavailableError, count: int) -> None:
         if error.maybe_stored:

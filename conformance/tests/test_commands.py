@@ -1,0 +1,34 @@
+"""The commands of the kit, as an author uses them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "offload", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+def test_an_unknown_rule_is_a_slip_of_the_user(tmp_path):
+    done = run("certify", "simple://", "--rule", "time-99", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "there is no rule time-99; did you mean TIME-" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_option_in_the_url_is_told_before_anything_runs(tmp_path):
+    done = run("certify", "simple://?concurency=4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'concurrency'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_rule_is_told_alone_and_leaves_the_certificate_of_all_alone(tmp_path):
+    (tmp_path / "simple.json").write_text("precious")
+    done = run("certify", "simple://", "--rule", "PERF-2", "--rule", "DUR-1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
