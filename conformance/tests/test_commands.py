@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "offload", *arguments]
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, "-m", "offload", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
 
 
@@ -32,3 +37,17 @@ def test_one_rule_is_told_alone_and_leaves_the_certificate_of_all_alone(tmp_path
     (tmp_path / "simple.json").write_text("precious")
     done = run("certify", "simple://", "--rule", "PERF-2", "--rule", "DUR-1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert set(done.stderr.splitlines()) == {"PERF-2: pass", "DUR-1: not claimed"}
+    assert "1 of 2 rules passed (selected)" in done.stdout
+    assert "LIFE-1" not in done.stdout
+    assert (tmp_path / "simple.json").read_text() == "precious"
+    written = json.loads((tmp_path / "simple-selected.json").read_text())
+    assert not written["certified"]
+    assert run("verify", "simple-selected.json", cwd=tmp_path).returncode == 0
+
+
+def test_a_soak_of_a_backend_that_is_away_is_told_so_at_once(tmp_path):
+    done = run("soak", "redis://127.0.0.1:1", "--jobs", "10", "--seconds", "1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "redis://127.0.0.1:1 is away" in done.stderr
+    assert "Traceback" not in done.stderr
