@@ -38,8 +38,9 @@ class Story(list[Event]):
     def ended(
         self, tag: str, attempt: int = 1, *, at: float | None = None, how: str = "returned"
     ) -> Story:
+        wall_ms = (len(self) if at is None else at) * 1000
         what = {"worker": "w", "id": tag, "tag": tag, "attempt": attempt, "how": how}
-        return self.tell("ended", at=at, **what)
+        return self.tell("ended", at=at, wall_ms=wall_ms, **what)
 
     def checked(self, name: str, **what: Any) -> Story:
         return self.tell("check", check=name, **what)

@@ -95,8 +95,8 @@ CASES: list[Case] = [
     (
         "wait_between",
         {"tag": "a", "attempt": 1, "least_ms": 500},
-        S().started("a", at=0).started("a", 2, at=0.5),
-        S().started("a", at=0).started("a", 2, at=0.499),
+        S().started("a", at=0).ended("a", at=0.1).started("a", 2, at=0.6),
+        S().started("a", at=0).ended("a", at=0.1).started("a", 2, at=0.599),
         "came after 499.0 ms",
     ),
     (
@@ -146,7 +146,14 @@ CASES: list[Case] = [
         {"limit_ms": 100},
         S().accepted("a", due=1).started("a", at=1.1),
         S().accepted("a", due=1).started("a", at=1.2),
-        "lateness is 200.0 ms",
+        "50% were up to 200.0 ms late",
+    ),
+    (
+        "late_at_most",
+        {"limit_ms": 100, "share": 0.8},
+        S().accepted("a", due=1).accepted("b", due=1).started("a", at=1).started("b", at=1.1),
+        S().accepted("a", due=1).accepted("b", due=1).started("a", at=1).started("b", at=1.2),
+        "80% were up to 200.0 ms late",
     ),
     ("late_at_most", {"limit_ms": 100}, None, S().accepted("a", due=1), "no scheduled job ran"),
     (

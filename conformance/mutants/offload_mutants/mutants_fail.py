@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,6 +72,16 @@ class RetriesAtOnce(Settles):
 
     def change(self, settlement: Settlement) -> Settlement:
         return msgspec.structs.replace(settlement, delay_ms=0)
+
+
+@mutant("FAIL-2")
+class CountsABackoffFromTheStart(Settles):
+    """Takes the time that the attempt took off the wait."""
+
+    def change(self, settlement: Settlement) -> Settlement:
+        took = time.time_ns() // 1_000_000 - settlement.delivery.due_ms
+        left = max(0, settlement.delay_ms - took)
+        return msgspec.structs.replace(settlement, delay_ms=left)
 
 
 @mutant("FAIL-2", "FAIL-9")

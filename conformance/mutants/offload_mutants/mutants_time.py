@@ -89,6 +89,23 @@ class LooksOnlyNowAndThen(SimpleDriver):
         await super().enqueue(rounded_up(entries, 1000))
 
 
+@mutant("TIME-2", "TIME-7", "TIME-10")
+class ForgetsEveryThird(SimpleDriver):
+    """Looks again only after a second and a half for each third of those that are due later."""
+
+    _later = 0
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue([self._delayed(each) for each in entries])
+
+    def _delayed(self, entry: Entry) -> Entry:
+        if not entry.delay_ms:
+            return entry
+        self._later += 1
+        late = 1500 if self._later % 3 == 0 else 0
+        return msgspec.structs.replace(entry, delay_ms=entry.delay_ms + late)
+
+
 @mutant("TIME-10")
 class RoundsToTenMilliseconds(SimpleDriver):
     """Its timers tick a hundred times in a second."""

@@ -9,6 +9,7 @@ what to do in attempt 1, and in every other. The steps:
     ["retry", seconds]    raise offload.Retry
     ["reject", reason]    raise offload.Reject
     ["kill"]              end this process as kill -9 does
+    ["work", seconds]     take so long (`async def` only)
     ["block", seconds]    hold up the event loop, as a careless handler does
     ["perform", tag]      perform another job (with a third item: what that one is to do)
     ["perform_in", tag, seconds]  perform another job to run later (`async def` only)
@@ -67,6 +68,8 @@ class Troupe:
                     await self._wait_at(step[1])
                 elif step[0] == "endure":
                     await _endure(self._wait_at(step[1]))
+                elif step[0] == "work":
+                    await asyncio.sleep(step[1])
                 elif step[0] == "perform":
                     self._performed(step[1], await self._worker.perform(_job_of(*step[1:])))
                 elif step[0] == "perform_in":
@@ -104,7 +107,14 @@ class Troupe:
             how = type(error).__name__
             raise
         finally:
-            self.report("ended", id=job.id, tag=args.get("tag"), attempt=job.attempt, how=how)
+            self.report(
+                "ended",
+                id=job.id,
+                tag=args.get("tag"),
+                attempt=job.attempt,
+                how=how,
+                wall_ms=time.time_ns() / 1e6,
+            )
 
     async def note(self, args: offload.Args) -> None:
         """A puppet that only tells exactly what it got, whatever that is."""

@@ -226,7 +226,6 @@ class Consumer:
                 return
             try:
                 async with translated(self._broker.where, self._broker.timeout):
-                    await feed.cancel()
                     await feed.consume(prefetch)
             except BackendError:
                 feed.lost.set()

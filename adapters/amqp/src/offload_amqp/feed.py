@@ -47,7 +47,8 @@ class Feed:
         channel.on_cancelled = lost.set
         self._numbers = itertools.count()
         self._prefetch = 0
-        self._consumers: list[str] = []
+        self._windows: dict[str, int] = {}
+        """The consumers, and how much each may have unsettled."""
         self._unsettled: dict[int, tuple[str, Incoming]] = {}
         """The consumer of each delivery, and its message, in their order."""
         self._counts: Counter[str] = Counter()
@@ -58,17 +59,22 @@ class Feed:
     @property
     def is_consuming(self) -> bool:
         """Whether more may come."""
-        return bool(self._consumers)
+        return bool(self._windows)
 
     async def consume(self, prefetch: int) -> None:
-        """Consume, so many deliveries of each queue unsettled at most."""
+        """Consume, so many deliveries of each queue unsettled at most.
+
+        More than before takes another consumer, whose window adds to those of the others: to
+        cancel one is never without a risk.
+        """
         async with self._lock:
+            window = prefetch - self._prefetch
             self._prefetch = prefetch
             for name, queue in self._queues.items():
                 consumer = f"{queue}.{next(self._numbers)}"
-                self._consumers.append(consumer)
+                self._windows[consumer] = window
                 deliver = partial(self._receive, consumer, queue)
-                await self.channel.consume(name, consumer, prefetch, deliver)
+                await self.channel.consume(name, consumer, window, deliver)
 
     def _receive(self, consumer: str, queue: str, message: Incoming) -> None:
         self._unsettled[message.tag] = (consumer, message)
@@ -84,23 +90,24 @@ class Feed:
         full, or the queue empty: then nothing is on its way.
         """
         async with self._lock:
-            while any(self._counts[each] < self._prefetch for each in self._consumers):
+            while any(self._counts[each] < window for each, window in self._windows.items()):
                 self._arrival.clear()
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
                         await self._arrival.wait()
                 except TimeoutError:
                     break
-            while self._consumers:
-                await self.channel.cancel(self._consumers[-1])
-                del self._counts[self._consumers.pop()]
+            self._prefetch = 0
+            for consumer in list(self._windows):
+                await self.channel.cancel(consumer)
+                del self._windows[consumer], self._counts[consumer]
 
     async def is_consumed(self) -> bool:
         """Whether the broker has a consumer for each queue that we consume."""
         async with self._lock:
             for name in self._queues:
                 found = await self.channel.look(name)
-                if self._consumers and not found.consumer_count:
+                if self._windows and not found.consumer_count:
                     return False
         return True
 
@@ -123,5 +130,5 @@ class Feed:
             self.channel.acknowledge(sorted(left), front[-1] if front else 0)
             for tag in (*front, *left):
                 consumer, _ = unsettled.pop(tag)
-                if consumer in self._counts:  # it was not cancelled since
+                if consumer in self._windows:  # it was not cancelled since
                     self._counts[consumer] -= 1

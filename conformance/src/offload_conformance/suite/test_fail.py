@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,17 @@ async def test_FAIL_2_never_before_its_backoff(lab: Lab) -> None:
     lab.check("wait_between", tag="grows", attempt=2, least_ms=80)
     # Without a backoff of its own it waits for a second, longer than this should have taken.
     lab.check("no_attempt_before", tag="default", least_ms=1000)
+
+
+async def test_FAIL_2_counted_from_the_end_of_the_attempt(lab: Lab) -> None:
+    worker = lab.worker()
+    backoff = offload.constant(timedelta(milliseconds=120))
+    worker.register("long", lab.troupe(worker).act, backoff=backoff)
+    await worker.start()
+    do: dict[str, list[list[Any]]] = {"1": [["work", 0.15], ["raise", "boom"]]}
+    await lab.perform(worker, "long", handler="long", do=do)
+    await lab.until_ended(2, "long")
+    lab.check("wait_between", tag="long", attempt=1, least_ms=120)
 
 
 async def test_FAIL_3_the_dead_letter_tells_why(lab: Lab) -> None:

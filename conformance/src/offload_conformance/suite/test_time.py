@@ -85,10 +85,13 @@ async def test_TIME_1_not_when_performed_before_the_start(lab: Lab) -> None:
 async def test_TIME_2_hardly_late_when_idle(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
-    for number in range(30, 170, 14):
+    for number in range(30, 170, 7):
         await lab.perform(worker, "later", delay=number / 1000)
-    await lab.until_started(10)
-    lab.check("late_at_most", limit_ms=lab.limits.lateness / timedelta(milliseconds=1))
+    await lab.until_started(20)
+    lateness_ms = lab.limits.lateness / timedelta(milliseconds=1)
+    lab.check("late_at_most", limit_ms=lateness_ms)
+    # What a moment costs in which the host is busy must not hide that some are always late.
+    lab.check("late_at_most", limit_ms=4 * lateness_ms, share=0.8)
 
 
 async def test_TIME_3_at_once_what_is_due_already(lab: Lab) -> None:
@@ -108,6 +111,7 @@ async def test_TIME_3_at_once_what_is_due_already(lab: Lab) -> None:
     lab.check("each_once")
     lateness_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag="due", limit_ms=lateness_ms)
+    lab.check("began_within", tag="due", limit_ms=4 * lateness_ms, share=0.8)
 
 
 class Nowhere(tzinfo):
