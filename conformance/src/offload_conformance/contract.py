@@ -19,7 +19,7 @@ checked by looking. The API is described in [Using Offload](using.md).
 Claims: `fifo` (jobs of a queue start in the order in which they were performed), `durable`,
 `distributed`, `dead_letters`. Limits, each with a number: `max_job_bytes`, `max_delay`, `lateness`
 (idle), `recovery` (crash to second run), `reconnect`. `offload adapters` shows those of each
-adapter that is installed.
+adapter that is installed. [What proves each rule](proofs.md) is a page of its own.
 """
 
 
