@@ -219,6 +219,12 @@ def before_it_began(c: Content) -> None:
             event["wall_ms"] -= 86_400_000
 
 
+def before_the_beginning(c: Content) -> None:
+    for event in record_of(c, ONCE)["history"]:
+        event["at"] -= 1e6
+        event["wall_ms"] -= 1e9
+
+
 def took_no_time(c: Content) -> None:
     record_of(c, ONCE)["seconds"] = 0.0001 + record_of(c, ONCE)["seconds"] + 5
 
@@ -327,6 +333,13 @@ FORGED: dict[str, tuple[Callable[[Content], None], str]] = {
         set_to("claims", "exactly_once", value=True),
         "its claims aren't",
     ),
+    "a claim less than was tested": (
+        set_to("claims", "fifo", value=False),
+        "of what isn't claimed",
+    ),
+    "no scheme": (set_to("adapter", "scheme", value=""), "which adapter"),
+    "no versions": (set_to("versions", value={}), "which versions"),
+    "events before it began": (before_the_beginning, "before it began"),
     "a claim is missing": (dropped("claims", "fifo"), "its claims aren't"),
     "one trivial check for each test": (trivial_everywhere, "is missing"),
     "one trivial check for one test": (trivial_once, "is missing"),
@@ -462,6 +475,10 @@ def test_what_is_no_certificate_is_told_in_one_line(tmp_path, data):
     assert code == 2
     assert "not a certificate" in output
     assert len(output.splitlines()) == 1
+
+
+def test_a_device_is_no_certificate():
+    assert told(Path("/dev/zero")) == (2, "/dev/zero: not a certificate: it is no regular file\n")
 
 
 def test_a_huge_file_is_not_even_read(tmp_path):

@@ -56,11 +56,8 @@ def read(path: Path) -> tuple[Certificate, dict[str, Any]]:
         MalformedError: there is none in it.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise MalformedError(f"it has more than {MAX_BYTES >> 20} MiB")  # noqa: TRY301
-        content = json.loads(
-            path.read_bytes(), object_pairs_hook=_object, parse_constant=_refuse_constant
-        )
+        data = _bytes_of(path)
+        content = json.loads(data, object_pairs_hook=_object, parse_constant=_refuse_constant)
         return msgspec.convert(content, type=Certificate), content
     except MalformedError:
         raise
@@ -68,6 +65,16 @@ def read(path: Path) -> tuple[Certificate, dict[str, Any]]:
         raise MalformedError("it is nested too deeply") from None
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise MalformedError(str(error)) from None
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        raise MalformedError("it is no regular file")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise MalformedError(f"it has more than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -107,8 +114,10 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
         yield f"its profile is {certificate.profile!r}, not one of {', '.join(PROFILES)}"
     if tuple(certificate.claims) != CLAIMS:
         yield f"its claims aren't {', '.join(CLAIMS)}"
-    if not {"scheme", "distribution", "version"} <= certificate.adapter.keys():
+    if not all(certificate.adapter.get(name) for name in ("scheme", "distribution", "version")):
         yield "it doesn't say which adapter was tested"
+    if not all(certificate.versions.get(name) for name in ("offload-core", "offload-conformance")):
+        yield "it doesn't say which versions tested it"
     yield from _limits(certificate.limits)
     for claim, limit in (("durable", "recovery"), ("distributed", "recovery")):
         if certificate.claims.get(claim) and certificate.limits.get(limit) == "-":
@@ -139,6 +148,20 @@ def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
     known = RULES[rule.id]
     if rule.text != known.text or rule.claim != known.claim:
         yield f"{rule.id}: its words aren't those of the contract"
+    if known.claim is not None and not certificate.claims.get(known.claim):
+        told = {test.verdict for test in rule.tests} - {Verdict.NOT_CLAIMED}
+        yield from (f"{rule.id}: says {verdict} of what isn't claimed" for verdict in sorted(told))
+    yield from _tests(rule, certificate)
+    for test in rule.tests:
+        for fault in _test(test, certificate):
+            yield f"{rule.id}, {test.name}: {fault}"
+    again = worst(Verdict(test.verdict) for test in rule.tests if _is_verdict(test.verdict))
+    if again.value != rule.verdict:
+        yield f"{rule.id}: says {rule.verdict}, proves {again.value}"
+
+
+def _tests(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
+    """Whether they are the tests of the rule, and all of them."""
     names = [test.name for test in rule.tests]
     if len(set(names)) < len(names):
         yield f"{rule.id}: a test is there twice"
@@ -149,12 +172,6 @@ def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
     if certificate.complete and certificate.profile == FULL:
         for name in sorted(own - set(names)):
             yield f"{rule.id}: the test {name} is missing"
-    for test in rule.tests:
-        for fault in _test(test, certificate):
-            yield f"{rule.id}, {test.name}: {fault}"
-    again = worst(Verdict(test.verdict) for test in rule.tests if _is_verdict(test.verdict))
-    if again.value != rule.verdict:
-        yield f"{rule.id}: says {rule.verdict}, proves {again.value}"
 
 
 def _test(test: TestRecord, certificate: Certificate) -> Iterator[str]:
@@ -188,6 +205,8 @@ def _order(test: TestRecord) -> Iterator[str]:
     if not all(map(math.isfinite, [*times, test.seconds])):
         yield "a time of its events is no time"
         return
+    if history and history[0].at < 0:
+        yield "its events come before it began"
     if any(after.at < before.at for before, after in itertools.pairwise(history)):
         yield "its events go back in time"
     began = [event.wall_ms / 1000 - event.at for event in history]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 
 from offload_conformance.checks.registry import check
 from offload_conformance.history import Event, named
@@ -98,8 +98,13 @@ def in_order_of_performs(events: list[Event]) -> Iterator[str]:
             return
 
 
-def running(events: list[Event], worker: str | None = None) -> Iterator[list[str]]:
-    """The ids of the jobs that ran after each start and end, of all workers or of one."""
+def running(
+    events: list[Event], worker: str | None = None
+) -> Iterator[Mapping[tuple[str, int], None]]:
+    """The runs, by job and attempt, after each start and end, of all workers or of one.
+
+    One mapping, which changes: a copy of each state would take the square of the time.
+    """
     runs: dict[tuple[str, int], None] = {}
     for event in named(events, "started", "ended"):
         if worker is None or event.what["worker"] == worker:
@@ -108,13 +113,13 @@ def running(events: list[Event], worker: str | None = None) -> Iterator[list[str
                 runs[run] = None
             else:
                 runs.pop(run, None)
-            yield [job_id for job_id, _ in runs]
+            yield runs
 
 
 def running_now(events: list[Event], worker: str) -> list[str]:
     """The ids of the jobs that a worker was running at the end of this history."""
-    *_, last = [], *running(events, worker)
-    return last
+    last = deque(running(events, worker), maxlen=1)
+    return [job_id for state in last for job_id, _ in state]
 
 
 def most_running(events: list[Event]) -> int:
