@@ -210,7 +210,11 @@ async def test_perf_8_a_broker_short_of_memory_refuses(struck_broker, struck, re
 async def test_conn_1_memory_is_short_while_jobs_run_and_fall_due(
     struck_broker, struck, recorder, caplog
 ):
-    """A job that can't be moved must not cost the others their connection, nor its own place."""
+    """A job that can't be moved must not cost the others their connection, nor its own place.
+
+    It is told once, and when it is over.
+    """
+    caplog.set_level(logging.DEBUG, "offload")
     worker, performer = struck(timeout="500ms"), struck()
     worker.register("note", recorder.note)
     worker.register("hold", recorder.hold)
@@ -227,6 +231,11 @@ async def test_conn_1_memory_is_short_while_jobs_run_and_fall_due(
     runs = [(job.id, job.attempt) for job in recorder.started]
     recorder.gate.set()
     assert runs[:2] == [(running, 1), (due, 1)]
+    async with asyncio.timeout(DEADLINE):
+        while "are moved again after" not in caplog.text:
+            await asyncio.sleep(0.05)
+    warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert sum("can't be moved" in each for each in warnings) == 1
 
 
 # -- handlers that take long -------------------------------------------------------

@@ -27,6 +27,8 @@ log = logging.getLogger("offload")
 
 MOST_AHEAD = 65_535
 """Deliveries of one queue that are unsettled at most: AMQP has two bytes for it."""
+REMINDER_SECONDS = 60.0
+"""How often is told that jobs which are due still can't be moved."""
 STALE_SECONDS = 0.2
 """What nobody fetches for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -192,6 +194,8 @@ class Consumer:
         Were it run from where it is, a holder that dies before it is due would
         count as a run.
         """
+        failing_since: float | None = None
+        next_warning = 0.0
         while True:
             await self._something_is_due.wait()
             self._something_is_due.clear()
@@ -200,10 +204,21 @@ class Consumer:
                 async with self._moving:
                     await self._move([each for each in due if not each[0].feed.lost.is_set()])
             except BackendError as error:
-                log.warning("%d jobs that are due can't be moved yet: %s", len(due), error)
+                now = time.monotonic()
+                tell = log.warning if now >= next_warning else log.debug
+                if now >= next_warning:
+                    next_warning = now + REMINDER_SECONDS
+                if failing_since is None:
+                    failing_since = now
+                tell("%d jobs that are due can't be moved yet: %s", len(due), error)
                 self._almost_due[:0] = due
                 self._something_is_due.set()
                 await asyncio.sleep(LONGEST_PAUSE)
+            else:
+                if failing_since is not None:
+                    lasted = time.monotonic() - failing_since
+                    log.warning("jobs that are due are moved again after %.0f s", lasted)
+                    failing_since, next_warning = None, 0.0
 
     async def _move(self, due: Sequence[tuple[Receipt, Message]]) -> None:
         if due:
