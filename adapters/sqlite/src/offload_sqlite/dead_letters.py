@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from offload import Failure, StoredDeadLetter, UsageError
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.places import Places
 from offload_sqlite.rows import any_text, as_body, faults, is_good, shown
 from offload_sqlite.sessions import Sessions
 
@@ -23,9 +24,10 @@ _NUMBERED = re.compile(r"row-(-?[0-9]{1,19})")
 class DeadLetterTable:
     """The table of dead letters."""
 
-    def __init__(self, database: Database, sessions: Sessions) -> None:
+    def __init__(self, database: Database, sessions: Sessions, places: Places) -> None:
         self._database = database
         self._sessions = sessions
+        self._places = places
 
     def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
         """Up to `limit`, the oldest first, behind the place `after`."""
@@ -80,6 +82,7 @@ class DeadLetterTable:
         """Move them back to the ends of their queues, all in one transaction."""
         database = self._database
         with database.errors():
+            self._places.draw_in()
             with database.transaction():
                 moved = [job_id for job_id in dict.fromkeys(ids) if self._requeue_one(job_id)]
             self._sessions.ring()
