@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offload import Entry
+from offload import BackendError, Entry
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.errors import FarPlaceError
 from offload_sqlite.places import Places
@@ -26,7 +26,11 @@ class Intake:
         self._schedule = f"INSERT INTO {database.scheduled} {values}"
 
     def store(self, entries: Sequence[Entry]) -> list[str]:
-        """Store these in one transaction, and return the bells of those who wait for them."""
+        """Store these in one transaction, and return the bells of those who wait for them.
+
+        Raises:
+            BackendError: a trigger left one out, so none is stored.
+        """
         try:
             return self._store(entries, checked=True)
         except FarPlaceError:
@@ -55,6 +59,10 @@ class Intake:
         """Insert these; the number of the last, which only `execute` gives, tells of them all."""
         if not rows:
             return 0
+        connection, stored = self._database.connection, 0
         if len(rows) > 1:
-            self._database.connection.executemany(insert, rows[:-1])
-        return self._database.connection.execute(insert, rows[-1]).lastrowid or 0
+            stored = connection.executemany(insert, rows[:-1]).rowcount
+        last = connection.execute(insert, rows[-1])
+        if stored + last.rowcount != len(rows):
+            raise BackendError(f"a trigger of {self._database.path} keeps jobs from being stored")
+        return last.lastrowid or 0

@@ -48,6 +48,8 @@ class Store:
         self.dead_letters = DeadLetterTable(database, self.sessions, self._places)
         self._quarantine = Quarantine(database)
         self._turn = 0
+        self._first: dict[str, tuple[int, int, int]] = {}
+        """The first receipt of the last fetch from each queue."""
         job, scheduled = database.job, database.scheduled
         # The fence: a delivery whose session or attempt is over finds no row.
         self._ours = "WHERE seq = ? AND session = ? AND attempt = ?"
@@ -214,7 +216,8 @@ class Store:
                     continue
                 try:
                     with self.database.savepoint():
-                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 1)
+                        # For one more than there is: then it is looked whether it is still there.
+                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 2)
                 except Exception as error:
                     self._put_aside(self.database.job, seq, error)
         return deliveries
@@ -250,6 +253,10 @@ class Store:
         deliveries = self._lease_where(session, queue, next_ones, (queue, limit), limit)
         if deliveries:
             self._places.check(job, deliveries[-1].receipt[0])
+            seq, _, attempt = first = deliveries[0].receipt
+            if self._first.get(queue) == (seq, session, attempt - 1):
+                raise IgnoredError("a trigger took it back from the session that has it")
+            self._first[queue] = first
         return deliveries
 
     def _lease_where(
@@ -360,7 +367,11 @@ class Store:
             reason = (failure.attempts, now, failure.error, failure.traceback)
             number = now * 1000 if place is not None else None
             copied = self._affects_one(self._bury, (number, *reason, *receipt))
-        return copied and self._affects_one(self._forget, receipt)
+        if copied and not self._affects_one(self._forget, receipt):
+            raise IgnoredError(
+                "a trigger keeps it from being deleted, so that it would be there twice"
+            )
+        return copied
 
     def _affects_one(self, statement: str, values: tuple[object, ...]) -> bool:
         return self.database.connection.execute(statement, values).rowcount == 1
