@@ -280,6 +280,17 @@ async def test_another_process_pours_poison_into_a_busy_worker(
     await look_and_clear_up(worker, tmp_path / "jobs.db")
 
 
+async def test_an_id_is_not_cut_to_that_of_another(tmp_path, sqlite_url, connect, recorder):
+    worker = connect(sqlite_url)
+    worker.register("note", recorder.note)
+    await worker.counts()
+    poison.insert(tmp_path / "jobs.db", [good("job", id=BadText(b"a\0\xfe")), good("job", id="b")])
+    await worker.start()
+    await recorder.until_started(1)
+    (letter,) = await worker.dead_letters.list()
+    assert letter.id.startswith("unreadable-")
+
+
 @pytest.mark.parametrize("session", [-1, -(2**63), 2**63 - 1, 7, "me"])
 async def test_a_row_that_is_leased_to_nobody_runs(
     session, tmp_path, sqlite_url, connect, recorder

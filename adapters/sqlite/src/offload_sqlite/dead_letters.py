@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from offload import Failure, StoredDeadLetter, UsageError
 from offload_sqlite.database import Database, now_ms
-from offload_sqlite.errors import concerns_one_row
+from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
+from offload_sqlite.places import Places
 from offload_sqlite.rows import any_text, as_body, faults, is_good, shown
 from offload_sqlite.sessions import Sessions
 
@@ -23,9 +24,10 @@ _NUMBERED = re.compile(r"row-(-?[0-9]{1,19})")
 class DeadLetterTable:
     """The table of dead letters."""
 
-    def __init__(self, database: Database, sessions: Sessions) -> None:
+    def __init__(self, database: Database, sessions: Sessions, places: Places) -> None:
         self._database = database
         self._sessions = sessions
+        self._places = places
 
     def page(self, limit: int, after: str | None) -> list[StoredDeadLetter]:
         """Up to `limit`, the oldest first, behind the place `after`."""
@@ -78,46 +80,64 @@ class DeadLetterTable:
 
     def requeue(self, ids: Sequence[str]) -> list[str]:
         """Move them back to the ends of their queues, all in one transaction."""
-        database = self._database
-        with database.errors():
-            with database.transaction():
-                moved = [job_id for job_id in dict.fromkeys(ids) if self._requeue_one(job_id)]
+        with self._database.errors():
+            self._places.draw_in()
+            moved = self._do_each(ids, self._requeue_one, "requeued")
             self._sessions.ring()
         return moved
 
-    def _requeue_one(self, job_id: str) -> bool:
+    def discard(self, ids: Sequence[str]) -> list[str]:
+        """Delete them."""
+        with self._database.errors():
+            return self._do_each(ids, self._delete, "discarded")
+
+    def _do_each(self, ids: Sequence[str], change: Callable[[int], None], what: str) -> list[str]:
+        """Change all that can be, and return their ids."""
+        database = self._database
+        refused: set[str] = set()
+        while True:
+            try:
+                with database.transaction():
+                    done = []
+                    for job_id in dict.fromkeys(ids):
+                        if job_id not in refused and self._do_rows(job_id, change, what):
+                            done.append(job_id)
+                    return done
+            except UndoneError:
+                # With it what was done before: again, but without that one.
+                refused.add(job_id)
+
+    def _do_rows(self, job_id: str, change: Callable[[int], None], what: str) -> bool:
+        seqs = self._rows_of(job_id)
+        try:
+            with self._database.savepoint():
+                for seq in seqs:
+                    change(seq)
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+            log.warning("dead letter %s can't be %s: %r", job_id, what, error)
+            if isinstance(error, UndoneError):
+                raise
+            return False
+        return bool(seqs)
+
+    def _requeue_one(self, seq: int) -> None:
         database = self._database
         move = (
             f"INSERT INTO {database.job} (queue, id, due_ms, body) "
             f"SELECT queue, id, ?, body FROM {database.dead} WHERE seq = ?"
         )
-        seqs = self._rows_of(job_id)
-        try:
-            with database.savepoint():
-                for seq in seqs:
-                    database.connection.execute(move, (now_ms(), seq))
-                    self._delete(seq)
-        except Exception as error:
-            if not concerns_one_row(error):
-                raise
-            log.warning("dead letter %s can't be requeued: %r", job_id, error)
-            return False
-        return bool(seqs)
-
-    def discard(self, ids: Sequence[str]) -> list[str]:
-        """Delete them."""
-        with self._database.errors(), self._database.transaction():
-            return [job_id for job_id in dict.fromkeys(ids) if self._discard_one(job_id)]
-
-    def _discard_one(self, job_id: str) -> bool:
-        seqs = self._rows_of(job_id)
-        for seq in seqs:
-            self._delete(seq)
-        return bool(seqs)
+        self._change(move, now_ms(), seq)
+        self._delete(seq)
 
     def _delete(self, seq: int) -> None:
         database = self._database
-        database.connection.execute(f"DELETE FROM {database.dead} WHERE seq = ?", (seq,))
+        self._change(f"DELETE FROM {database.dead} WHERE seq = ?", seq)
+
+    def _change(self, statement: str, *values: int) -> None:
+        if self._database.connection.execute(statement, values).rowcount != 1:
+            raise IgnoredError("a trigger keeps it from being moved")
 
 
 def _read(row: tuple[object, ...]) -> StoredDeadLetter:

@@ -34,6 +34,10 @@ class IgnoredError(Exception):
     """A statement changed nothing, since a trigger of another program told it to leave a row."""
 
 
+class FarPlaceError(Exception):
+    """A row has a number that no table reaches by itself, and must be moved first."""
+
+
 class SessionLostError(BackendError):
     """A worker was taken for dead: what its session had leased is others' by now."""
 

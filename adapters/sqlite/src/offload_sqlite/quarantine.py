@@ -94,8 +94,10 @@ class Quarantine:
         """What the row holds, but for the body; of a long value its beginning."""
         columns = ("id", "queue", "attempt", "due_ms")
         begins = ", ".join(
-            f"CASE WHEN typeof({each}) IN ('text', 'blob') "
-            f"THEN substr({each}, 1, 2000) ELSE {each} END"
+            f"CASE typeof({each}) WHEN 'blob' THEN substr({each}, 1, 2000) "
+            # By bytes: by characters it would end at a NUL, and an id be taken for another.
+            f"WHEN 'text' THEN CAST(substr(CAST({each} AS BLOB), 1, 8000) AS TEXT) "
+            f"ELSE {each} END"
             for each in columns
         )
         connection = self._database.connection

@@ -6,6 +6,7 @@ of one row. A worker that was taken for dead begins a new session.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
 import time
@@ -15,9 +16,11 @@ from datetime import timedelta
 
 from offload_sqlite.bell import Bells, Life
 from offload_sqlite.database import Database, now_ms, transaction
-from offload_sqlite.errors import SessionLostError
+from offload_sqlite.errors import SessionLostError, concerns_one_row
 from offload_sqlite.options import LONGEST_LEASE
 from offload_sqlite.rows import any_text, shown
+
+log = logging.getLogger("offload")
 
 REAP_SECONDS = 1.0
 """How often a worker looks for others that have died."""
@@ -32,6 +35,9 @@ class Sessions:
         self._lease = timedelta(0)
         self._next_reaping = 0.0
         self._patient_until = 0.0
+        self._own: dict[int, tuple[str, str]] = {}
+        """Queues and bell of sessions that began here, as they were written."""
+        self._is_told = False
         self._made_bells: Bells | None = None
 
     @property
@@ -48,10 +54,11 @@ class Sessions:
         session = secrets.randbits(62) + 1
         self._lease = lease
         with database.errors(), database.transaction():
+            self._own[session] = (",".join(queues), make_bell())
             database.connection.execute(
                 f"INSERT INTO {database.worker} (session, queues, bell, expires_ms) "
                 "VALUES (?, ?, ?, ?)",
-                (session, ",".join(queues), make_bell(), _end_of(lease)),
+                (session, *self._own[session], _end_of(lease)),
             )
         return session
 
@@ -75,13 +82,15 @@ class Sessions:
         """Make sure, inside a transaction, that what is leased now is under a lease that lasts.
 
         Raises:
-            SessionLostError: it was taken for dead.
+            SessionLostError: it was taken for dead, or its lease can't be extended.
         """
         left = self._left(session)
         if left is None:
             raise SessionLostError(f"session {session} was taken for dead")
         if left < self._lease / 3:
-            self.extend(self._database.connection, session, self._lease)
+            held = self.extend(self._database.connection, session, self._lease)
+            if not held:
+                raise SessionLostError(f"the lease of session {session} can't be extended")
 
     def _left(self, session: int, connection: sqlite3.Connection | None = None) -> timedelta | None:
         """How much of a lease is left; None when there is no such session any more."""
@@ -106,6 +115,19 @@ class Sessions:
                 self._delete(session)
             if returned:
                 self.ring()
+
+    def give_up(self, session: int) -> None:
+        """What a lost session still has leased goes back at once; its attempts count."""
+        database = self._database
+        with database.errors():
+            try:
+                with database.transaction():
+                    self._take_back(session)
+            except Exception as error:
+                if not concerns_one_row(error):
+                    raise
+                log.warning("jobs of a lost session stay until its lease ends: %r", error)
+            self.ring()
 
     # -- bells -----------------------------------------------------------------
 
@@ -145,15 +167,13 @@ class Sessions:
         if left is None or left < self._lease / 3:
             with database.transaction():
                 self.hold(own_session)
+        self._mend(own_session)
         if not self._dead(own_session) and not self._has_orphans():
             return True
         with database.transaction():
             # Asked again now that nobody else can write: a worker may have come back.
             for session, name, killed in self._dead(own_session):
-                database.connection.execute(
-                    f"UPDATE {database.job} SET session = 0 WHERE session = ?", (session,)
-                )
-                self._delete(session)
+                self._take_back(session)
                 if killed:
                     self.bells_of_all.remove(name)
             database.connection.execute(
@@ -161,6 +181,28 @@ class Sessions:
             )
         self.ring()
         return True
+
+    def _mend(self, own_session: int) -> None:
+        """Write the row of this worker again if another program has changed how it is woken."""
+        connection, worker = self._database.connection, self._database.worker
+        query = f"SELECT queues, bell FROM {worker} WHERE session = ?"
+        with any_text(connection):
+            found = connection.execute(query, (own_session,)).fetchone()
+        own = self._own.get(own_session)
+        if found is None or own is None or found == own:
+            return
+        try:
+            with self._database.transaction():
+                update = f"UPDATE {worker} SET queues = ?, bell = ? WHERE session = ?"
+                mended = connection.execute(update, (*own, own_session)).rowcount == 1
+        except Exception as error:
+            if not concerns_one_row(error):
+                raise
+            mended = False
+        if mended or not self._is_told:
+            end = "written again" if mended else "left so: it may wake up to a second late"
+            log.warning("another program changed how a worker of %s is woken; %s", worker, end)
+        self._is_told = not mended
 
     def _dead(self, own_session: int) -> list[tuple[int, str, bool]]:
         """Session and bell of each dead worker, and whether its process is known to be gone."""
@@ -202,8 +244,16 @@ class Sessions:
         query = f"SELECT count(*) FROM ({self._orphans()})"
         return bool(self._database.connection.execute(query).fetchone()[0])
 
+    def _take_back(self, session: int) -> None:
+        job = self._database.job
+        self._database.connection.execute(
+            f"UPDATE {job} SET session = 0 WHERE session = ?", (session,)
+        )
+        self._delete(session)
+
     def _delete(self, session: int) -> None:
         database = self._database
+        self._own.pop(session, None)
         database.connection.execute(f"DELETE FROM {database.worker} WHERE session = ?", (session,))
 
 

@@ -22,6 +22,8 @@ from offload import (
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.dead_letters import DeadLetterTable
 from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
+from offload_sqlite.intake import Intake
+from offload_sqlite.places import Places
 from offload_sqlite.quarantine import Quarantine, next_place
 from offload_sqlite.rows import LATEST_MS, MOST_ATTEMPTS, LeasedRows, any_text, shown
 from offload_sqlite.sessions import Sessions
@@ -41,12 +43,14 @@ class Store:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.sessions = Sessions(database)
-        self.dead_letters = DeadLetterTable(database, self.sessions)
+        self._places = Places(database)
+        self._intake = Intake(database, self.sessions, self._places)
+        self.dead_letters = DeadLetterTable(database, self.sessions, self._places)
         self._quarantine = Quarantine(database)
         self._turn = 0
+        self._first: dict[str, tuple[int, int, int]] = {}
+        """The first receipt of the last fetch from each queue."""
         job, scheduled = database.job, database.scheduled
-        self._insert = f"INSERT INTO {job} (queue, id, due_ms, body) VALUES (?, ?, ?, ?)"
-        self._schedule = f"INSERT INTO {scheduled} (queue, id, due_ms, body) VALUES (?, ?, ?, ?)"
         # The fence: a delivery whose session or attempt is over finds no row.
         self._ours = "WHERE seq = ? AND session = ? AND attempt = ?"
         self._forget = f"DELETE FROM {job} {self._ours}"
@@ -71,18 +75,7 @@ class Store:
         """Store these, in one transaction, and wake who waits for them."""
         database = self.database
         with database.errors():
-            with database.transaction():
-                now = now_ms()
-                ready: list[tuple[str, str, int, bytes]] = []
-                later: list[tuple[str, str, int, bytes]] = []
-                for entry in entries:
-                    # One more, since the millisecond that is now has begun already.
-                    due = now + entry.delay_ms + 1 if entry.delay_ms else entry.at_ms or now
-                    row = (entry.queue, entry.id, due, entry.body)
-                    (later if due > now else ready).append(row)
-                database.connection.executemany(self._insert, ready)
-                database.connection.executemany(self._schedule, later)
-                bells = self.sessions.bells({entry.queue for entry in entries})
+            bells = self._intake.store(entries)
             if database.is_moved():
                 raise BackendUnavailableError(
                     f"{database.path} was removed or replaced meanwhile", maybe_stored=True
@@ -146,6 +139,7 @@ class Store:
     def _promote_one_by_one(self, now: int) -> None:
         """One of those that are due can't be moved; the others can."""
         database, scheduled = self.database, self.database.scheduled
+        self._places.draw_in()
         # What is undone is tried again by the next fetch, without the row that did it.
         with suppress(UndoneError), database.transaction():
             due = database.connection.execute(
@@ -157,11 +151,11 @@ class Store:
             for (seq,) in due:
                 try:
                     with database.savepoint():
-                        self._move_due("seq = ?", seq)
+                        self._move_due("seq = ?", seq, one_by_one=True)
                 except Exception as error:
                     self._put_aside(scheduled, seq, error)
 
-    def _move_due(self, which: str, value: int) -> None:
+    def _move_due(self, which: str, value: int, *, one_by_one: bool = False) -> None:
         connection, scheduled = self.database.connection, self.database.scheduled
         due = (
             f"FROM {scheduled} WHERE {which} AND {self._quarantine.free_of(scheduled)} "
@@ -172,6 +166,9 @@ class Store:
             f"SELECT queue, id, attempt, due_ms, body {due}",
             (value,),
         ).rowcount
+        last = connection.execute("SELECT last_insert_rowid()").fetchone()[0] if moved else 0
+        if not one_by_one:
+            self._places.check(self.database.job, last)
         forget = f"DELETE FROM {scheduled} WHERE seq IN (SELECT seq {due})"
         if connection.execute(forget, (value,)).rowcount != moved:
             raise IgnoredError("a trigger keeps some from being moved")
@@ -186,6 +183,7 @@ class Store:
         except Exception as error:
             if not concerns_one_row(error):
                 raise
+        self._places.draw_in()
         while True:
             # Again, if a row undoes it all: that one is left out then.
             with suppress(UndoneError), database.transaction():
@@ -218,7 +216,8 @@ class Store:
                     continue
                 try:
                     with self.database.savepoint():
-                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 1)
+                        # For one more than there is: then it is looked whether it is still there.
+                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 2)
                 except Exception as error:
                     self._put_aside(self.database.job, seq, error)
         return deliveries
@@ -251,7 +250,14 @@ class Store:
             f"seq IN (SELECT seq FROM {job} WHERE session = 0 AND queue = ? "
             f"AND {self._quarantine.free_of(job)} ORDER BY seq LIMIT ?)"
         )
-        return self._lease_where(session, queue, next_ones, (queue, limit), limit)
+        deliveries = self._lease_where(session, queue, next_ones, (queue, limit), limit)
+        if deliveries:
+            self._places.check(job, deliveries[-1].receipt[0])
+            seq, _, attempt = first = deliveries[0].receipt
+            if self._first.get(queue) == (seq, session, attempt - 1):
+                raise IgnoredError("a trigger took it back from the session that has it")
+            self._first[queue] = first
+        return deliveries
 
     def _lease_where(
         self, session: int, queue: str, which: str, values: tuple[object, ...], limit: int
@@ -361,7 +367,11 @@ class Store:
             reason = (failure.attempts, now, failure.error, failure.traceback)
             number = now * 1000 if place is not None else None
             copied = self._affects_one(self._bury, (number, *reason, *receipt))
-        return copied and self._affects_one(self._forget, receipt)
+        if copied and not self._affects_one(self._forget, receipt):
+            raise IgnoredError(
+                "a trigger keeps it from being deleted, so that it would be there twice"
+            )
+        return copied
 
     def _affects_one(self, statement: str, values: tuple[object, ...]) -> bool:
         return self.database.connection.execute(statement, values).rowcount == 1

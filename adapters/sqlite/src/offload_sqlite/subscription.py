@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Self
 
@@ -35,11 +36,14 @@ class SqliteSubscription:
         self._queues = queues
         self.lease = lease
         self._session = 0
+        self._lost = -1
+        """The last session whose leases could not be extended."""
         self._fetched: Sequence[Delivery] = ()
         self._gate = Gate()
         self._bell: Bell | None = None
         self._is_deaf = False
         self._rung = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._keeper = Keeper(store.database, store.sessions)
 
     @classmethod
@@ -91,10 +95,16 @@ class SqliteSubscription:
         return await self._thread.call(self._store.settle, settlements)
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """All leases of a session are one, so all are extended, or all are lost."""
+        """All leases of a session are one; those of a session before are lost."""
+        session = self._session
         with self._gate:
-            held = self._keeper.extend(self._session, self.lease)
-        return () if held else deliveries
+            held = self._keeper.extend(session, self.lease)
+        if held:
+            return [each for each in deliveries if each.receipt[1] != session]
+        self._lost = session
+        with suppress(RuntimeError):  # the loop was closed without a stop
+            self._loop.call_soon_threadsafe(self._rung.set)
+        return deliveries
 
     async def close(self) -> None:
         if self._thread.is_inherited:
@@ -134,13 +144,19 @@ class SqliteSubscription:
 
     def _fetch(self, limit: int) -> Fetched:
         try:
+            if self._lost == self._session:
+                self._begin_again()
             fetched = self._store.fetch(self._session, self._queues, limit)
         except SessionLostError:
-            # Frozen for longer than the lease, and taken for dead: begin again.
-            self._begin()
+            # Frozen for longer than the lease, and taken for dead, for example.
+            self._begin_again()
             fetched = self._store.fetch(self._session, self._queues, limit)
         self._fetched = fetched.deliveries
         return fetched
+
+    def _begin_again(self) -> None:
+        self._store.sessions.give_up(self._session)
+        self._begin()
 
     def _give_back(self) -> None:
         """Nobody heard of what the last fetch took: as if it had taken nothing."""
