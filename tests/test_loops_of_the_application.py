@@ -298,6 +298,13 @@ def test_a_worker_that_is_forgotten_keeps_no_thread(backend):
         time.sleep(0.001)
 
 
+async def perform_deep(worker: offload.Worker, levels: int) -> None:
+    if levels:
+        await perform_deep(worker, levels - 1)
+    else:
+        await worker.perform(Job("note"))
+
+
 # Where there is no room for a frame, asyncio leaves a coroutine that was never begun.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("backend", ["simple", "sqlite"], indirect=True)
@@ -305,17 +312,11 @@ def test_a_perform_deep_in_a_recursion_disturbs_no_other(backend):
     worker = offload.connect(backend)
     worker.register("note", print)
 
-    async def deep(levels: int) -> None:
-        if levels:
-            await deep(levels - 1)
-        else:
-            await worker.perform(Job("note"))
-
     async def main() -> None:
         async def one() -> None:
             for levels in range(880, 1000):
                 with contextlib.suppress(RecursionError, BackendUnavailableError):
-                    await deep(levels)
+                    await perform_deep(worker, levels)
 
         async with asyncio.timeout(DEADLINE):
             await asyncio.gather(*(one() for _ in range(3)))
@@ -334,12 +335,6 @@ def test_a_perform_deep_in_a_recursion_disturbs_no_other(backend):
 def test_an_idle_worker_runs_what_is_performed_after_one_deep_in_a_recursion(backend, levels):
     worker = offload.connect(backend)
 
-    async def deep(levels: int) -> None:
-        if levels:
-            await deep(levels - 1)
-        else:
-            await worker.perform(Job("note"))
-
     async def main() -> None:
         ran = asyncio.Event()
 
@@ -353,7 +348,7 @@ def test_an_idle_worker_runs_what_is_performed_after_one_deep_in_a_recursion(bac
         await worker.start()
         await asyncio.create_task(worker.perform(Job("note")))
         with contextlib.suppress(RecursionError, BackendUnavailableError):
-            await asyncio.create_task(deep(levels))
+            await asyncio.create_task(perform_deep(worker, levels))
         async with asyncio.timeout(DEADLINE):
             with contextlib.suppress(BackendUnavailableError):
                 await worker.perform(Job("told"))

@@ -1,4 +1,4 @@
-"""What no broker sends, sent by one: the worker connects anew after a pause, and loses nothing."""
+"""Frames that no broker sends: the worker connects again if it must, and goes on."""
 
 from __future__ import annotations
 

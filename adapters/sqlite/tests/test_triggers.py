@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from datetime import timedelta
 
 import pytest
 from support import DEADLINE
 
 from offload import Job, Reject, Retry
+from offload_sqlite.database import Database
+from offload_sqlite.file import DatabaseFile
 
 ACTIONS = ["ABORT, 'no'", "FAIL, 'no'", "ROLLBACK, 'no'", "IGNORE"]
 EVENTS = [
@@ -75,6 +78,25 @@ async def test_what_a_trigger_forbids_concerns_its_rows_alone(
     assert len(messages) <= 4 * len(stuck), "a bounded log"
     innocent = [m for m in messages if "too late" in m and not any(each in m for each in stuck)]
     assert innocent == []
+
+
+def test_a_full_disk_is_not_taken_for_a_trigger(tmp_path):
+    """SQLite rolls the transaction back by itself then, and no row is to blame."""
+    file = DatabaseFile(tmp_path / "jobs.db", None)
+    database = Database(file, "offload", "normal", timedelta(seconds=1))
+    database.open()
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def fill_up() -> None:
+        with database.transaction(), database.savepoint():
+            database.connection.execute("ROLLBACK")
+            raise full
+
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        fill_up()
+    assert raised.value is full
+    database.close()
 
 
 async def unsettled(worker) -> int:

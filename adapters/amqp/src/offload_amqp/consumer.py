@@ -28,7 +28,7 @@ log = logging.getLogger("offload")
 MOST_AHEAD = 65_535
 """Deliveries of one queue that are unsettled at most: AMQP has two bytes for it."""
 REMINDER_SECONDS = 60.0
-"""How often is told that jobs which are due still can't be moved."""
+"""Time between two warnings that due jobs can't be moved."""
 STALE_SECONDS = 0.2
 """What nobody fetches for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -205,12 +205,11 @@ class Consumer:
                     await self._move([each for each in due if not each[0].feed.lost.is_set()])
             except BackendError as error:
                 now = time.monotonic()
-                tell = log.warning if now >= next_warning else log.debug
+                failing_since = failing_since or now
+                level = logging.DEBUG
                 if now >= next_warning:
-                    next_warning = now + REMINDER_SECONDS
-                if failing_since is None:
-                    failing_since = now
-                tell("%d jobs that are due can't be moved yet: %s", len(due), error)
+                    level, next_warning = logging.WARNING, now + REMINDER_SECONDS
+                log.log(level, "%d jobs that are due can't be moved yet: %s", len(due), error)
                 self._almost_due[:0] = due
                 self._something_is_due.set()
                 await asyncio.sleep(LONGEST_PAUSE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,11 +46,10 @@ class Feed:
         channel.on_cancelled = lost.set
         self._numbers = itertools.count()
         self._prefetch = 0
-        self._windows: dict[str, int] = {}
-        """The consumers, and how much each may have unsettled."""
+        self._credit: dict[str, int] = {}
+        """The consumers, and how many more deliveries the broker may send to each."""
         self._unsettled: dict[int, tuple[str, Incoming]] = {}
         """The consumer of each delivery, and its message, in their order."""
-        self._counts: Counter[str] = Counter()
         self._arrival = asyncio.Event()
         self._lock = asyncio.Lock()
         """Settling, and changes of what is consumed, exclude each other."""
@@ -59,26 +57,27 @@ class Feed:
     @property
     def is_consuming(self) -> bool:
         """Whether more may come."""
-        return bool(self._windows)
+        return bool(self._credit)
 
     async def consume(self, prefetch: int) -> None:
-        """Consume, so many deliveries of each queue unsettled at most.
+        """Consume each queue, with at most `prefetch` unacknowledged deliveries of each.
 
-        More than before takes another consumer, whose window adds to those of the others: to
-        cancel one is never without a risk.
+        To raise it, start another consumer, whose window adds to those of the others: RabbitMQ
+        may charge an attempt for what is in flight to a consumer that is cancelled.
         """
         async with self._lock:
             window = prefetch - self._prefetch
             self._prefetch = prefetch
             for name, queue in self._queues.items():
                 consumer = f"{queue}.{next(self._numbers)}"
-                self._windows[consumer] = window
+                self._credit[consumer] = window
                 deliver = partial(self._receive, consumer, queue)
                 await self.channel.consume(name, consumer, window, deliver)
 
     def _receive(self, consumer: str, queue: str, message: Incoming) -> None:
         self._unsettled[message.tag] = (consumer, message)
-        self._counts[consumer] += 1
+        if consumer in self._credit:
+            self._credit[consumer] -= 1
         self._arrival.set()
         self._deliver(queue, message)
 
@@ -90,7 +89,7 @@ class Feed:
         full, or the queue empty: then nothing is on its way.
         """
         async with self._lock:
-            while any(self._counts[each] < window for each, window in self._windows.items()):
+            while any(credit > 0 for credit in self._credit.values()):
                 self._arrival.clear()
                 try:
                     async with asyncio.timeout(QUIET_SECONDS):
@@ -98,16 +97,16 @@ class Feed:
                 except TimeoutError:
                     break
             self._prefetch = 0
-            for consumer in list(self._windows):
+            for consumer in list(self._credit):
                 await self.channel.cancel(consumer)
-                del self._windows[consumer], self._counts[consumer]
+                del self._credit[consumer]
 
     async def is_consumed(self) -> bool:
         """Whether the broker has a consumer for each queue that we consume."""
         async with self._lock:
             for name in self._queues:
                 found = await self.channel.look(name)
-                if self._windows and not found.consumer_count:
+                if self._credit and not found.consumer_count:
                     return False
         return True
 
@@ -130,5 +129,5 @@ class Feed:
             self.channel.acknowledge(sorted(left), front[-1] if front else 0)
             for tag in (*front, *left):
                 consumer, _ = unsettled.pop(tag)
-                if consumer in self._windows:  # it was not cancelled since
-                    self._counts[consumer] -= 1
+                if consumer in self._credit:  # it was not cancelled since
+                    self._credit[consumer] += 1

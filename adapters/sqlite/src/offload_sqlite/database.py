@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from offload import BackendUnavailableError
 from offload_sqlite import schema
-from offload_sqlite.errors import UndoneError, translate
+from offload_sqlite.errors import UndoneError, concerns_one_row, translate
 from offload_sqlite.file import DatabaseFile, Identity
 
 log = logging.getLogger("offload")
@@ -133,11 +133,11 @@ class Database:
         try:
             yield
         except BaseException as error:
-            if not connection.in_transaction and isinstance(error, Exception):
-                raise UndoneError(f"a trigger has rolled the transaction back: {error}") from error
             if connection.in_transaction:
                 connection.execute("ROLLBACK TO one")
-            raise
+            elif isinstance(error, Exception) and concerns_one_row(error):
+                raise UndoneError(f"a trigger has rolled the transaction back: {error}") from error
+            raise  # SQLite itself rolls back when the disk is full, for example
         finally:
             if connection.in_transaction:
                 connection.execute("RELEASE one")

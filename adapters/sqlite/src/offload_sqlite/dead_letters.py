@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from offload import Failure, StoredDeadLetter, UsageError
 from offload_sqlite.database import Database, now_ms
@@ -150,7 +151,7 @@ def _read(row: tuple[object, ...]) -> StoredDeadLetter:
     if wrong:
         told = f"written by another program: {wrong}\n{told}"
     return StoredDeadLetter(
-        job_id if isinstance(job_id, str) and _names_itself(job_id) else f"row-{seq}",
+        job_id if _names_itself(job_id) else f"row-{seq}",
         shown(queue),
         as_body(body),
         died if isinstance(died, int) and is_good("died_ms", died) else 0,
@@ -163,7 +164,7 @@ def _read(row: tuple[object, ...]) -> StoredDeadLetter:
     )
 
 
-def _names_itself(job_id: object) -> bool:
+def _names_itself(job_id: object) -> TypeGuard[str]:
     """Whether a letter can be named by its id, on the command line, too."""
     if not isinstance(job_id, str) or not is_good("id", job_id) or "\0" in job_id:
         return False

@@ -41,29 +41,36 @@ class Quarantine:
         return f"seq NOT IN ({','.join(map(str, stuck))})" if stuck else "1"
 
     def put_aside(self, table: str, seq: int, error: Exception | None = None) -> None:
-        """Move a row as it is, inside a transaction, and tell what is wrong with it.
+        """Move a row as it is, inside a transaction, and log what is wrong with it.
+
+        Args:
+            error: what handling it has raised; it is raised again if it isn't the row's fault.
 
         Raises:
-            UndoneError: the transaction is over; from now on the row is left out.
+            UndoneError: the transaction is over; the next ones leave the row out.
         """
-        database = self._database
+        if error is not None and not concerns_one_row(error):
+            raise error
         try:
-            with database.savepoint():
-                reason = self._bury(table, seq, error)
-                self._delete(table, seq)
+            reason = self._move(table, seq, error)
         except Exception as why:
             if not concerns_one_row(why):
                 raise
-            self.leave(table, seq, why)
+            self.stuck[table].add(seq)
+            log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
             if isinstance(why, UndoneError):
                 raise
         else:
             log.error("row %d of %s is now a dead letter: %s", seq, table, reason)
 
-    def leave(self, table: str, seq: int, why: Exception) -> None:
-        """Pass over a row from now on."""
-        self.stuck[table].add(seq)
-        log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
+    def _move(self, table: str, seq: int, error: Exception | None) -> str:
+        """Move it to the dead letters, and return why."""
+        if isinstance(error, UndoneError):
+            raise error  # there is no transaction in which it could be moved
+        with self._database.savepoint():
+            reason = self._bury(table, seq, error)
+            self._delete(table, seq)
+        return reason
 
     def _bury(self, table: str, seq: int, error: Exception | None) -> str:
         row = self._look(table, seq)

@@ -153,7 +153,7 @@ class Store:
                     with database.savepoint():
                         self._move_due("seq = ?", seq, one_by_one=True)
                 except Exception as error:
-                    self._put_aside(scheduled, seq, error)
+                    self._quarantine.put_aside(scheduled, seq, error)
 
     def _move_due(self, which: str, value: int, *, one_by_one: bool = False) -> None:
         connection, scheduled = self.database.connection, self.database.scheduled
@@ -219,21 +219,8 @@ class Store:
                         # For one more than there is: then it is looked whether it is still there.
                         deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 2)
                 except Exception as error:
-                    self._put_aside(self.database.job, seq, error)
+                    self._quarantine.put_aside(self.database.job, seq, error)
         return deliveries
-
-    def _put_aside(self, table: str, seq: int, error: Exception) -> None:
-        """Keep a row from costing others anything, if it is its fault.
-
-        Raises:
-            UndoneError: the transaction is over, and the row is left out of the next.
-        """
-        if not concerns_one_row(error):
-            raise error
-        if isinstance(error, UndoneError):
-            self._quarantine.leave(table, seq, error)
-            raise error
-        self._quarantine.put_aside(table, seq, error)
 
     def _next_ready(self, queue: str) -> int | None:
         job = self.database.job

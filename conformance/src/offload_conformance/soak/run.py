@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -145,28 +145,32 @@ class Soak:
             await asyncio.sleep(max(0.0, ahead))
 
     async def _perform_now(self, performer: Worker, count: int) -> None:
+        async def perform() -> Sequence[str]:
+            return await performer.perform_many([_job() for _ in range(count)])
+
+        await self._until_accepted(perform, count)
+
+    async def _perform_later(self, performer: Worker) -> None:
+        delay = random.uniform(0, LONGEST_DELAY)
+
+        async def perform() -> Sequence[str]:
+            return [await performer.perform_in(_job(), delay)]
+
+        await self._until_accepted(perform, 1, delay)
+
+    async def _until_accepted(
+        self, perform: Callable[[], Awaitable[Sequence[str]]], count: int, delay: float = 0.0
+    ) -> None:
         while True:
             now = now_us()
             try:
-                ids = await performer.perform_many([_job() for _ in range(count)])
+                ids = await perform()
             except BackendUnavailableError as error:
                 self._note_failure(error, count)
                 await asyncio.sleep(TICK)
             else:
-                self._ledger.accepted.update(dict.fromkeys(ids, Accepted(now, now)))
-                return
-
-    async def _perform_later(self, performer: Worker) -> None:
-        delay = random.uniform(0, LONGEST_DELAY)
-        while True:
-            now = now_us()
-            try:
-                job_id = await performer.perform_in(_job(), delay)
-            except BackendUnavailableError as error:
-                self._note_failure(error, 1)
-                await asyncio.sleep(TICK)
-            else:
-                self._ledger.accepted[job_id] = Accepted(now, now + int(delay * 1e6))
+                accepted = Accepted(now, now + int(delay * 1e6))
+                self._ledger.accepted.update(dict.fromkeys(ids, accepted))
                 return
 
     def _note_failure(self, error: BackendUnavailableError, count: int) -> None:

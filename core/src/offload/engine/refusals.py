@@ -1,4 +1,4 @@
-"""Verdicts that a backend refuses, in the log: each job once, and of very many only how many."""
+"""Logs the verdicts that a backend refuses: each job once, and only a count when there are many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from offload.engine.logs import job_log, shown, shown_error, write
 from offload.job import JobContext
 
 MOST_TOLD = 20
-"""So many jobs are named; further ones are counted."""
+"""Jobs named in the log, at most; further ones are only counted."""
 REMINDER_SECONDS = 60.0
 
 

@@ -12,6 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from contextvars import Context
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -28,42 +29,29 @@ class Outcome(NamedTuple):
     value: Any
 
 
-class _Take:
-    """That a thread has taken a call."""
-
-    __slots__ = ("thread",)
-
-    def __init__(self, thread: threading.Thread) -> None:
-        self.thread = thread
-
-
+@dataclass(slots=True, eq=False)
 class _Call:
-    """What a thread is to do: the one whose take is the first."""
+    """What a thread is to do: the one that takes it first."""
 
-    __slots__ = ("argument", "context", "function", "future", "takes")
-
-    def __init__(
-        self,
-        future: asyncio.Future[Outcome],
-        context: Context,
-        function: Callable[[Any], Any],
-        argument: Any,
-    ) -> None:
-        self.future = future
-        self.context = context
-        self.function = function
-        self.argument = argument
-        self.takes: dict[str, _Take] = {}
+    future: asyncio.Future[Outcome]
+    context: Context
+    function: Callable[[Any], Any]
+    argument: Any
+    _takes: dict[str, tuple[threading.Thread]] = field(default_factory=dict)
 
     @property
     def taken_by(self) -> threading.Thread | None:
-        take = self.takes.get("first")
-        return take.thread if take is not None else None
+        """The thread that has taken it, if any."""
+        take = self._takes.get("first")
+        return take[0] if take is not None else None
 
     def take(self, thread: threading.Thread) -> bool:
-        """Whether the thread is the first, and has not done it already. In one step."""
-        take = _Take(thread)
-        return self.takes.setdefault("first", take) is take
+        """Whether this is the first time that any thread takes it.
+
+        One step of the interpreter, and of two takes by one thread only one is the first.
+        """
+        take = (thread,)
+        return self._takes.setdefault("first", take) is take
 
 
 class HandlerThreads:
