@@ -357,4 +357,4 @@ async def test_conc_1_no_thread_left_costs_no_slot(connect, url, recorder, monke
     await worker.perform_many([Job("plain"), Job("note")])
     await recorder.until_started(1)
     await log.until("job_succeeded", 2)
-    assert str(log.last("job_failed")) == "can't start new thread"
+    assert "job_failed" not in [name for name, _ in log.events]

@@ -11,6 +11,7 @@ import textwrap
 import time
 
 import pytest
+from lost_loops import check_that_a_closed_loop_holds_no_job
 from support import DEADLINE
 
 from offload import BackendUnavailableError, Job
@@ -64,6 +65,14 @@ async def test_loops_come_and_go_and_leave_nothing(broker, space, stranger, loop
     assert done.stdout == "0\nran\n", done.stderr
     assert "Traceback" not in done.stderr
     await stranger.until("q.other", ready=63)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_wound_up", [True, False])
+def test_a_loop_that_is_closed_without_a_stop_holds_no_job(broker, space, is_wound_up):
+    check_that_a_closed_loop_holds_no_job(
+        f"{broker.url}?namespace={space}", is_wound_up=is_wound_up
+    )
 
 
 async def test_a_perform_after_the_loop_was_blocked_is_stored_at_once(make, stranger):

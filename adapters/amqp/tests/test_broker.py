@@ -330,6 +330,15 @@ async def test_conn_2_a_user_without_rights(make, broker):
         await make(url).perform(Job("note"))
 
 
+async def test_conn_2_a_user_whose_connections_are_used_up_is_told_so(make, broker):
+    await broker.control("add_user", "few", "few")
+    await broker.control("set_permissions", "few", ".*", ".*", ".*")
+    await broker.control("set_user_limits", "few", '{"max-connections": 0}')
+    url = broker.url.replace("//", "//few:few@")
+    with pytest.raises(BackendUnavailableError, match="connection limit"):
+        await make(url).perform(Job("note"))
+
+
 async def test_conn_2_several_hosts(make, broker, wire, recorder):
     """The first that answers is taken."""
     wire.refusing = True

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from lost_loops import check_that_a_closed_loop_holds_no_job
 from support import DEADLINE
 
 from offload import Entry, Job, QueueCounts, Settlement, Verdict
@@ -227,3 +228,11 @@ async def test_dur_7_a_server_that_stands_still_for_longer_than_the_leases(
     async with asyncio.timeout(DEADLINE):
         await idle(workers[0])
     assert [job.attempt for job in recorder.started] == [1] * 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("is_wound_up", [True, False])
+def test_a_loop_that_is_closed_without_a_stop_holds_no_job(server, space, is_wound_up):
+    check_that_a_closed_loop_holds_no_job(
+        f"{server.url}?namespace={space}&lease=10m", is_wound_up=is_wound_up
+    )

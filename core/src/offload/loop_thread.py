@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import weakref
@@ -12,8 +13,11 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from offload.errors import BackendUnavailableError
+from offload.system_limits import limits_told
 
 T = TypeVar("T")
+
+log = logging.getLogger("offload")
 
 LOOK_SECONDS = 0.1
 """How often a waiting caller checks that the loop still runs."""
@@ -25,12 +29,23 @@ class LoopThread:
     """A daemon thread that runs a loop until `end`."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        """
+        Raises:
+            BackendUnavailableError: the system gives no more threads, or files.
+        """
+        with limits_told():
+            self.loop = asyncio.new_event_loop()
+            self._over = threading.Event()
+            work = (self.loop, self._over)
+            self._thread = threading.Thread(target=_run, args=work, name=name, daemon=True)
+            try:
+                self._thread.start()
+            except BaseException:
+                self.loop.close()
+                raise
         self._process = os.getpid()
-        self._thread = threading.Thread(target=_run, args=(self.loop,), name=name, daemon=True)
-        self._thread.start()
         # Its owner may be collected without a stop; the thread holds no reference to it.
-        weakref.finalize(self, _stop, self.loop).atexit = False
+        weakref.finalize(self, _stop, *work).atexit = False
 
     @property
     def is_alive(self) -> bool:
@@ -44,18 +59,34 @@ class LoopThread:
 
     def end(self) -> None:
         """End the thread, and close the loop."""
-        _stop(self.loop)
+        _stop(self.loop, self._over)
         self._thread.join()
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: asyncio.AbstractEventLoop, over: threading.Event) -> None:
     try:
-        loop.run_forever()
+        while not over.is_set():
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                tell_of_exit(error)
     finally:
         loop.close()
 
 
-def _stop(loop: asyncio.AbstractEventLoop) -> None:
+def tell_of_exit(error: BaseException) -> None:
+    """Log what ended a loop that goes on.
+
+    asyncio ends the whole loop when any task of it raises one of these two. Most
+    often such a task is one that a handler has made, and the jobs of all others
+    would pay for it.
+    """
+    line = "a task of the application raised %r; it ends that task, and nothing else"
+    log.error(line, error, exc_info=error)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, over: threading.Event) -> None:
+    over.set()
     with contextlib.suppress(RuntimeError):  # it is closed
         loop.call_soon_threadsafe(loop.stop)
 

@@ -98,17 +98,18 @@ class Observers:
             raise ValueError(f"{observer!r} is no observer: give an object, not a class")
         if self._manager.is_registered(observer):
             raise ValueError(f"{observer!r} is an observer already")
-        name = self._manager.register(observer)
-        callers = self._manager.get_hookcallers(observer)
-        fault = "it has no method marked with offload.hookimpl"
+        callers, fault = None, "it has no method marked with offload.hookimpl"
         try:
+            self._manager.register(observer)
+            callers = self._manager.get_hookcallers(observer)
             self._manager.check_pending()
             for caller in callers or ():
                 _check_hooks(caller, observer)
         except (pluggy.PluginValidationError, TypeError) as error:
             callers, fault = None, str(error)
         if not callers:
-            self._manager.unregister(name=name)
+            if self._manager.is_registered(observer):
+                self._manager.unregister(observer)
             raise ValueError(f"{observer!r} is no observer: {fault}")
         self.wanted |= {caller.name for caller in callers}
 

@@ -17,6 +17,8 @@ FAILURES = (WireError, OSError)
 
 ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, NOT_ALLOWED = 403, 404, 406, 530
 NO_LOGIN = "Login was refused"
+LIMITS = ("limit", "channel_max")
+"""What the broker calls its limits, which others may make room in."""
 
 
 class MissingError(BackendError):
@@ -55,7 +57,7 @@ def _refusal(error: ClosedError) -> str:
         return " does not accept this user and password"
     if error.code == ACCESS_REFUSED:
         return f": the user lacks a permission: {error.text}"
-    if error.code == NOT_ALLOWED:
+    if error.code == NOT_ALLOWED and not any(limit in error.text for limit in LIMITS):
         return f" refuses us: there is no such vhost, or the user may not enter it: {error.text}"
     if error.code == PRECONDITION_FAILED and "inequivalent" in error.text:
         return (

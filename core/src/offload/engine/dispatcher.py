@@ -18,7 +18,7 @@ from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
 from offload.engine.settler import Batch, Settler
-from offload.engine.supervisor import Supervised, end_if_cancelled, is_cancelled
+from offload.engine.supervisor import Supervised, end_if_cancelled, must_end
 from offload.errors import BackendError
 from offload.job import JobContext
 from offload.observers import Observers
@@ -92,7 +92,7 @@ class Dispatcher:
                 fetched = await self.subscription.fetch(limit)
                 deliveries = list(fetched.deliveries)
             except BaseException as error:
-                if is_cancelled():
+                if must_end(self._loop):
                     raise
                 self._outage.fails(WHAT, error)
                 failures += 1

@@ -23,6 +23,7 @@ from offload.engine.elsewhere import Elsewhere
 from offload.engine.outbox import MAX_BATCH, Outbox
 from offload.engine.registry import Registry
 from offload.engine.supervisor import own_task
+from offload.engine.vigil import Vigil
 from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
@@ -35,9 +36,10 @@ from offload.errors import (
     WorkerStoppedError,
 )
 from offload.job import Handler, Job, JobContext, new_job_id
-from offload.loop_thread import result_elsewhere, submit
+from offload.loop_thread import LOOK_SECONDS, LOOKS, result_elsewhere, submit
 from offload.observers import Observers
 from offload.retry import Backoff
+from offload.system_limits import limits_told
 from offload.validation import (
     capture_args,
     check_handler_name,
@@ -62,6 +64,7 @@ TURN_SECONDS = 0.001
 
 T = TypeVar("T")
 
+vigil = Vigil()
 alive: weakref.WeakSet[DriverWorker] = weakref.WeakSet()
 """The workers of this process, for what happens at its fork and at its end."""
 left_to_the_parent: list[object] = []
@@ -69,6 +72,7 @@ left_to_the_parent: list[object] = []
 
 
 def _begin_again_in_child() -> None:
+    vigil.begin_again_in_child()
     for worker in list(alive):
         worker.begin_again_in_child()
 
@@ -143,24 +147,26 @@ class DriverWorker(Worker):
                         await self._driver.close()
                     raise
                 self._state = State.RUNNING
+                vigil.hold(self)
         finally:
             self._starting = False
         log.info("worker started on %s", self._config)
         self._observers.tell("worker_started", worker=self)
 
     async def _subscribe(self) -> Dispatcher:
-        subscription = await self._driver.subscribe(self._queues)
-        try:
-            return Dispatcher(
-                subscription,
-                self._registry,
-                self._observers,
-                self._config[CONCURRENCY],
-                self.limits.max_delay,
-            )
-        except BaseException:  # no thread was left for the leases
-            await subscription.close()
-            raise
+        with limits_told():
+            subscription = await self._driver.subscribe(self._queues)
+            try:
+                return Dispatcher(
+                    subscription,
+                    self._registry,
+                    self._observers,
+                    self._config[CONCURRENCY],
+                    self.limits.max_delay,
+                )
+            except BaseException:  # no thread was left for the leases
+                await subscription.close()
+                raise
 
     async def stop(self) -> StopReport:
         if self._state is State.STOPPED and not self._is_open:
@@ -195,6 +201,7 @@ class DriverWorker(Worker):
             self._dispatcher = None
             self._draining = None
             self._state = State.STOPPED
+            vigil.release(self)
         if self.claims.durable:
             report = StopReport(finished, tuple(returned))
         else:
@@ -226,6 +233,11 @@ class DriverWorker(Worker):
         finally:
             self._is_open = False
 
+    async def _disconnect_within(
+        self, dispatcher: Dispatcher | None, seconds: float
+    ) -> Sequence[str]:
+        return await self._disconnect(dispatcher, asyncio.get_running_loop().time() + seconds)
+
     async def _leave_elsewhere(self, deadline: float) -> None:
         if self._elsewhere is not None:
             try:
@@ -236,7 +248,8 @@ class DriverWorker(Worker):
 
     async def _open(self) -> None:
         if not self._is_open:
-            await self._driver.open()
+            with limits_told():
+                await self._driver.open()
             self._is_open = True
             if isinstance(self._driver, ClaimNotes):
                 notes = {**self.claims.notes, **self._driver.claim_notes()}
@@ -263,7 +276,7 @@ class DriverWorker(Worker):
         if was_open:
             async with self._lifecycle:
                 self._is_open = True
-                await self._disconnect(dispatcher, loop.time() + CLOSE_SECONDS)
+                await self._disconnect_within(dispatcher, CLOSE_SECONDS)
         return True
 
     def _is_left(self, former: asyncio.AbstractEventLoop) -> bool:
@@ -278,14 +291,20 @@ class DriverWorker(Worker):
 
     async def _bind_here(self, verb: str) -> None:
         """Belong to the running loop, or say why that can't be."""
-        if await self._bind():
-            return
-        former = self.loop
-        if former is not None and former.is_running():
+        if await self._other_loop(verb) is not None:
             raise UsageError(
                 f"{self!r} belongs to an event loop that runs in another thread: {verb} it there, "
                 f"or by worker.sync.{verb}() from a thread without a loop"
             )
+
+    async def _other_loop(self, verb: str) -> asyncio.AbstractEventLoop | None:
+        """The loop that has us, while it runs; None if this one has got us instead."""
+        for _ in range(LOOKS):
+            if await self._bind():
+                return None
+            if self.loop is not None and self.loop.is_running():
+                return self.loop
+            await asyncio.sleep(LOOK_SECONDS)  # one that comes to its end is closed soon
         raise UsageError(
             f"{self!r} belongs to an event loop that doesn't run just now: run that one again and "
             f"{verb} it there, or close that loop"
@@ -303,9 +322,29 @@ class DriverWorker(Worker):
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             dispatcher.abandon()
+            vigil.release(self)
         if self._state is not State.NEW:
             self._state = State.STOPPED
         return was_open, dispatcher
+
+    def leave_closed_loop(self) -> None:
+        """Let go of what we hold, if our loop was closed without a stop. Called by the vigil."""
+        if not self._binding.acquire(blocking=False):
+            return  # another loop is about to have us; if it doesn't, the next look finds that
+        try:
+            if self.loop is None or not self.loop.is_closed():
+                return
+            line = "the event loop of %s was closed without a stop: it is stopped now"
+            log.warning(line, repr(self))  # a record may be kept for long, and must not keep us
+            self.loop = None
+            self._is_open, dispatcher = self._forget_loop()
+            lost = asyncio.run(self._disconnect_within(dispatcher, CLOSE_SECONDS))
+            if not self.claims.durable:
+                _name_lost(lost)
+        except Exception as error:
+            _tell_of_close(error)
+        finally:
+            self._binding.release()
 
     def begin_again_in_child(self) -> None:
         """In a forked child: what the parent has is left alone, and nothing is connected yet."""
@@ -419,9 +458,8 @@ class DriverWorker(Worker):
                 self._users = max(0, self._users - 1)
 
     async def _send_to_its_loop(self, entries: Sequence[Entry]) -> None:
-        loop = self.loop
-        if loop is None or not loop.is_running():
-            await self._bind_here("perform")
+        loop = await self._other_loop("perform")
+        if loop is None:
             await self._send(entries)
             return
         await result_elsewhere(submit(self._outbox.send(entries), loop), loop)
@@ -492,9 +530,8 @@ class DriverWorker(Worker):
             return await action(self._driver)
         if self.claims.distributed and self._elsewhere is not None:
             return await self._elsewhere.use(action)
-        loop = self.loop
-        if loop is None or not loop.is_running():
-            await self._bind_here("look at")
+        loop = await self._other_loop("look at")
+        if loop is None:
             return await self._look(action)
         return await result_elsewhere(submit(self._look(action), loop), loop)
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from offload.driver import Driver, Entry
 from offload.engine.outbox import Outbox
 from offload.loop_thread import LoopThread, result_elsewhere, submit
+from offload.system_limits import limits_told
 
 T = TypeVar("T")
 
@@ -55,7 +56,8 @@ class Elsewhere:
         async with self._opening:
             if self._driver is None:
                 driver = self._make()
-                await driver.open()
+                with limits_told():
+                    await driver.open()
                 self._driver = driver
         return await action(self._driver)
 

@@ -12,6 +12,8 @@ from offload.engine.logs import engine_log, write
 from offload.engine.outage import Outage
 
 WHAT = "leases can't be extended"
+JOIN_SECONDS = 1.0
+"""How long an extension that is under way holds up who lets go of the leases."""
 SHORTEST_GAP, LONGEST_GAP = 0.01, 3600.0
 """Seconds between extensions, whatever the driver says of its lease."""
 
@@ -52,9 +54,12 @@ class LeaseKeeper:
             self._thread.join()
 
     def abandon(self) -> None:
-        """End the thread, from another loop than the one it was made on."""
+        """End the thread, after the loop it was made on was closed.
+
+        One that waits for a backend that doesn't answer is left to end by itself.
+        """
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(JOIN_SECONDS)
 
     def _keep(self) -> None:
         try:

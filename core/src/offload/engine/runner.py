@@ -181,25 +181,37 @@ class Runner:
                 del error  # this frame has been in its traceback, too
 
     async def _run_in_thread(self, run: Run) -> None:
-        error: BaseException | None = None
-        call: asyncio.Future[Outcome] | None = None
         try:
             running_job.set(run.context)
+            await self._threads.room()
             if run.handler.timeout is not None:
                 self._set_timer(run, run.handler.timeout)
             self._observers.tell("job_started", job=run.context)
             call = self._threads.call(contextvars.copy_context(), run.handler.function, run.args)
-            outcome = await asyncio.shield(call)
-            error, result = outcome
-            del outcome
+        except BaseException as error:
+            self._end(run, error)
+            self._free_slot()
+        else:
+            await self._follow(run, call)
+
+    async def _follow(self, run: Run, call: asyncio.Future[Outcome]) -> None:
+        """Wait for a run's thread, and end the run."""
+        error: BaseException | None = None
+        try:
+            error, result = await asyncio.shield(call)
             if error is None and result is not None:
                 await _nothing_left_of(result)
         except BaseException as raised:
             error = raised
+        if not call.done() and run.interruption is None:
+            # Others have cancelled this task. The thread can't hear of it, and goes on.
+            run.task = None
+            call.add_done_callback(functools.partial(self._follow_anew, run))
+            return
         try:
             self._end(run, error)
         finally:
-            if call is None or call.done():
+            if call.done():
                 self._free_slot()
             else:
                 self._tell_stubborn(run, "can't be stopped")
@@ -209,6 +221,9 @@ class Runner:
                 let_frames_go(error)
                 del error
             del call
+
+    def _follow_anew(self, run: Run, call: asyncio.Future[Outcome]) -> None:
+        run.task = self._make_task(self._follow(run, call))
 
     def _end_late(self, call: asyncio.Future[Outcome]) -> None:
         """A thread's handler has ended whose job had its verdict before."""

@@ -13,7 +13,7 @@ from offload.driver import Delivery, Failure, Settlement, Subscription
 from offload.engine.outage import Outage
 from offload.engine.pause import pause
 from offload.engine.refusals import Refusals
-from offload.engine.supervisor import end_if_cancelled, is_cancelled
+from offload.engine.supervisor import end_if_cancelled, must_end
 from offload.errors import BackendUnavailableError
 from offload.job import JobContext
 
@@ -123,7 +123,7 @@ class Settler:
             foreign = await self._subscription.settle([settlement for settlement, _ in items])
             foreign = list(foreign or ())
         except BaseException as error:
-            if is_cancelled():
+            if must_end(self._loop):
                 raise
             if not isinstance(error, BackendUnavailableError):
                 self._away_in_a_row = 0

@@ -68,11 +68,12 @@ def own_task(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
 
 async def _supervise(work: Callable[[], Awaitable[None]], what: str) -> None:
     failures = 0
+    loop = asyncio.get_running_loop()
     while True:
         try:
             await work()
         except BaseException as error:
-            if is_cancelled():
+            if must_end(loop):
                 raise
             write(
                 engine_log.critical,
@@ -90,6 +91,17 @@ def end_if_cancelled() -> None:
     """End the calling task if it was asked to: a driver may have swallowed its cancellation."""
     if is_cancelled():
         raise asyncio.CancelledError
+
+
+def must_end(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the calling task, which is of this loop, has to end, not to try again.
+
+    It was asked to; or it is being collected, since the loop is gone.
+    """
+    try:
+        return asyncio.get_running_loop() is not loop or is_cancelled()
+    except RuntimeError:
+        return True
 
 
 def is_cancelled() -> bool:

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from offload.engine.logs import engine_log, write
+from offload.engine.pause import pause
 
 WATCH_SECONDS = 1.0
 """How often is looked whether the threads that calls wait for are alive."""
@@ -68,6 +69,7 @@ class HandlerThreads:
         self._doing: dict[threading.Thread, _Call | None] = {}
         self._open: set[_Call] = set()
         self._is_closed = False
+        self._is_short = False
         self._number = itertools.count(1)
         self._loop = asyncio.get_running_loop()
         self._watching: asyncio.TimerHandle | None = None
@@ -77,17 +79,31 @@ class HandlerThreads:
     ) -> asyncio.Future[Outcome]:
         """Run `function(argument)` in a thread. The future ends when it does, and never raises.
 
-        Raises:
-            RuntimeError: there can be no more threads.
+        There must be `room` for it.
         """
-        if len(self._threads) <= len(self._open):
-            self._make_thread()
         call = _Call(self._loop.create_future(), context, function, argument)
         self._open.add(call)
         self._calls.put(call)
         if self._watching is None:
             self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
         return call.future
+
+    async def room(self) -> None:
+        """Wait until a thread is free for a call, or could be made for it."""
+        failures = 0
+        while len(self._threads) <= len(self._open):
+            try:
+                self._make_thread()
+            except RuntimeError as error:  # the system has no more for this process
+                failures += 1
+                if not self._is_short:
+                    write(engine_log.error, "jobs wait for threads to run in: %s", error)
+                self._is_short = True
+                await pause(failures)
+            else:
+                if self._is_short:
+                    write(engine_log.warning, "there are threads for jobs again")
+                self._is_short = False
 
     def close(self) -> None:
         """End every thread, and wait for the idle ones; a busy one ends after its handler."""
