@@ -520,6 +520,6 @@ def test_its_time_is_that_of_its_size(genuine_text):
 
 
 def test_every_test_of_the_kit_is_in_the_table():
-    """Made anew by `python -m offload_conformance.evidence` from certificates of all adapters."""
+    """Regenerate it with `python -m offload_conformance.evidence`, from all certificates."""
     in_table = {name.partition("[")[0] for name in table()}
     assert in_table == set(tests_of_the_kit)

@@ -15,11 +15,9 @@ from rich.text import Text
 from offload.adapters import find_adapter
 from offload.config import parse_address, read_config
 from offload.text import plain
-from offload_conformance import signing as signatures
 from offload_conformance.certificate import FULL, Certificate, make_certificate, write, write_to
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
-from offload_conformance.signing import fingerprint, fingerprint_of
 from offload_conformance.verdicts import Verdict
 from offload_conformance.verification import MalformedError, differences, read
 
@@ -121,9 +119,11 @@ def verify(file: Path, signer: Path | None) -> None:
     Needs no adapter. Exits with 1 if anything differs from what the file says, and with 2 if it
     is no certificate at all.
 
-    That the histories are true, no file can prove: a certificate is a claim of whoever has made
-    it. A signature tells who that is.
+    That the histories are true, no file can prove: a certificate is a claim of its maker. A
+    signature tells who that is.
     """
+    from offload_conformance.signing import fingerprint, fingerprint_of  # takes long to load
+
     certificate, content = _read(file)
     found = differences(certificate, content)
     by = None
@@ -140,7 +140,7 @@ def verify(file: Path, signer: Path | None) -> None:
     if found:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")
-    click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of whoever made it")
+    click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of its maker")
 
 
 @click.command()
@@ -150,14 +150,16 @@ def sign(file: Path, key: Path) -> None:
     """Sign a certificate with an SSH key.
 
     KEY is the file of an Ed25519 private key without a password. The signature becomes part of
-    FILE; it tells whoever knows the public key who answers for it.
+    FILE; those who know the public key see by it who answers for the certificate.
     """
+    from offload_conformance import signing  # takes long to load
+
     certificate, content = _read(file)
     if found := differences(certificate, content):
         raise click.ClickException(plain(f"{file}: {found[0]}"))
-    signatures.sign(certificate, key)
+    signing.sign(certificate, key)
     write_to(file, certificate)
-    click.echo(f"{file}: signed by {fingerprint_of(certificate)}")
+    click.echo(f"{file}: signed by {signing.fingerprint_of(certificate)}")
 
 
 def _read(file: Path) -> tuple[Certificate, dict[str, Any]]:

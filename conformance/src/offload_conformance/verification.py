@@ -1,7 +1,8 @@
 """Verifies a certificate: draws every verdict again, from the file, the contract and the kit.
 
-Nothing that the file says of itself is believed: the rules are the contract's, what a test must
-have on record is the kit's own table, and what is claimed must fit what is excused.
+What proves a rule isn't taken from the file: the rules are the contract's, what a test must have
+on record is the kit's own table, and what is claimed must fit what is excused. The file tells the
+histories, the adapter's name and limits, and the versions.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_CHECKS = 1_000
 """How many checks a test may have: each looks through its history."""
 STEP_SECONDS = 60.0
-"""By so much the host's clock may be set while a test runs."""
+"""The host's clock may be set by so much while a test runs."""
 CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
 DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
 OPTIONAL = ("recovery", "reconnect")
@@ -119,9 +120,9 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
     if not all(certificate.versions.get(name) for name in ("offload-core", "offload-conformance")):
         yield "it doesn't say which versions tested it"
     yield from _limits(certificate.limits)
-    for claim, limit in (("durable", "recovery"), ("distributed", "recovery")):
-        if certificate.claims.get(claim) and certificate.limits.get(limit) == "-":
-            yield f"an adapter that is {claim} must state its {limit}"
+    for claim in ("durable", "distributed"):
+        if certificate.claims.get(claim) and certificate.limits.get("recovery") == "-":
+            yield f"an adapter that is {claim} must state its recovery"
 
 
 def _limits(limits: dict[str, str]) -> Iterator[str]:
