@@ -144,7 +144,7 @@ async def test_a_black_hole_and_its_healing(proxy, echo, history):
         async with connected(proxy) as other:
             await other.send(b"lost too")
             await until(lambda: proxy.connections == 2)
-            proxy.heal()
+            await proxy.heal()
         with pytest.raises(CUT):
             await client.receive(1)
     async with connected(proxy) as client:
@@ -160,7 +160,7 @@ async def test_half_open_only_what_is_connected_is_silent(proxy, echo, history):
         await client.send(b"lost")
         async with connected(proxy) as other:
             assert await other.echoes(b"new")
-        proxy.heal()
+        await proxy.heal()
         with pytest.raises(CUT):
             await client.receive(1)
     assert bytes(echo.received) == b"beforenew"
@@ -176,7 +176,7 @@ async def test_refuse(proxy, history):
     with pytest.raises(CUT):
         async with connected(proxy) as client:
             await client.echoes()
-    proxy.heal()
+    await proxy.heal()
     async with connected(proxy) as client:
         assert await client.echoes()
     assert vacuous(history.events) == []

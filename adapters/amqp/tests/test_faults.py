@@ -437,7 +437,8 @@ async def test_life_6_stop_returns_though_the_broker_is_silent(make, wire, recor
     began = time.monotonic()
     await worker.stop()
     assert time.monotonic() - began < 3
-    assert {thread.name for thread in before - set(threading.enumerate())} == {"offload-amqp"}
+    ended = {thread.name for thread in before - set(threading.enumerate())}
+    assert ended == {"offload-amqp", "offload-vigil"}
 
 
 def open_files():

@@ -231,6 +231,8 @@ async def test_dur_7_a_server_that_stands_still_for_longer_than_the_leases(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+# Were it an error, uvloop would wait for ever for what it has only warned of.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("is_wound_up", [True, False])
 def test_a_loop_that_is_closed_without_a_stop_holds_no_job(server, space, is_wound_up):
     check_that_a_closed_loop_holds_no_job(

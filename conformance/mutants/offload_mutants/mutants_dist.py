@@ -53,6 +53,22 @@ class LooksBeforeItLocks(SqliteDriver):
         store.fetch = careless  # type: ignore[method-assign]
 
 
+@mutant("DIST-1", base="sqlite")
+class MakesATableUnderNoLock(SqliteDriver):
+    """Looks whether its table is there, and makes it if not: two that look at once both do."""
+
+    async def open(self) -> None:
+        await super().open()
+        await self._thread.call(self._make)
+
+    def _make(self) -> None:
+        connection, name = self._store.database.connection, f"{self._prefix}_settings"
+        query = "SELECT 1 FROM sqlite_schema WHERE name = ?"
+        if connection.execute(query, (name,)).fetchone() is None:
+            time.sleep(0.002)
+            connection.execute(f'CREATE TABLE "{name}" (name, value)')
+
+
 @mutant("DIST-2", "PERF-6", base="sqlite")
 class RefusesHandlersOfOthers(Wrapper):
     """Performs only what it could run itself."""

@@ -1,12 +1,23 @@
-"""LIFE-4, PERF-8, DUR-3 to DUR-5: slips that show when a backend or the way to it is away."""
+"""Slips that show when a backend or the way to it is away, or when its clock is another."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 
-from offload import BackendUnavailableError, Entry, State
+import msgspec
+
+from offload import (
+    BackendUnavailableError,
+    Delivery,
+    Entry,
+    Fetched,
+    Settlement,
+    State,
+    Verdict,
+)
 from offload.config import Config
 from offload_mutants import net_wire as wire
 from offload_mutants.net_driver import POLL, NetDriver, NetSubscription
@@ -172,3 +183,112 @@ class ListensNoMoreAfterACut(NetDriver):
 
     async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
         return _LosesItsListener(self, queues)
+
+
+@mutant("PERF-8", base="net", quick=False)
+class SaysThatNothingWasStored(NetDriver):
+    """Takes what raised for not done, though the answer alone may be lost."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        try:
+            await super().enqueue(entries)
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(str(error)) from error
+
+
+@mutant("PERF-8", base="net", quick=False)
+class SaysThatAnythingMayBeStored(NetDriver):
+    """Is on the safe side, and says so even where it could not connect."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        try:
+            await super().enqueue(entries)
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(str(error), maybe_stored=True) from error
+
+
+@mutant("PERF-8", "DUR-4", base="net", quick=False)
+class TellsOfTheLastTryAlone(NetDriver):
+    """Stores what comes together one by one, and tells of the one with which that ended."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            try:
+                await super().enqueue([entry])
+            except BackendUnavailableError:
+                await super().enqueue([entry])  # over a new connection
+
+
+@mutant("TIME-1", base="net", quick=False)
+class HandsOverAnInstantOfItsOwn(NetDriver):
+    """Makes an instant of every delay, by the clock of the host that performs."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        await super().enqueue(
+            [
+                msgspec.structs.replace(entry, delay_ms=0, at_ms=now_ms + entry.delay_ms)
+                if entry.at_ms is None and entry.delay_ms
+                else entry
+                for entry in entries
+            ]
+        )
+
+
+class _LooksAtItsClock(NetSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        now_ms = time.time_ns() // 1_000_000
+        early = [each for each in fetched.deliveries if each.due_ms > now_ms]
+        await self.settle([Settlement(each, Verdict.RELEASE) for each in early])
+        return Fetched([each for each in fetched.deliveries if each not in early])
+
+
+@mutant("TIME-1", base="net", quick=False)
+class TrustsItsOwnClockMore(NetDriver):
+    """Gives back what the backend has taken for due, and its own host not."""
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _LooksAtItsClock(self, queues)
+
+
+class _SettlesNowAndThen(NetSubscription):
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        kept = [s for number, s in enumerate(settlements) if number % 7 != 6]
+        return await super().settle(kept)
+
+
+@mutant("PERF-2", "DIST-1", base="net", quick=False)
+class LosesSomeOfItsAcknowledgements(NetDriver):
+    """Sends its verdicts and doesn't wait for an answer; some of them the backend never sees."""
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _SettlesNowAndThen(self, queues)
+
+
+class _WaitsForASlot(NetSubscription):
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        self._driver.busy -= len(settlements)
+        return await super().settle(settlements)
+
+    async def fetch(self, limit: int) -> Fetched:
+        self._driver.most = limit if self._driver.most is None else self._driver.most
+        fetched = await super().fetch(limit)
+        self._driver.busy += len(fetched.deliveries)
+        return fetched
+
+
+@mutant("PERF-7", "PERF-3", base="net")
+class PerformsWhereThereIsRoom(NetDriver):
+    """Lets a worker perform only what it could run: with all slots taken, it waits."""
+
+    busy = 0
+    most: int | None = None
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _WaitsForASlot(self, queues)
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        while self.most is not None and self.busy >= self.most:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await super().enqueue(entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -38,6 +39,22 @@ class CutsInstantsToSeconds(Wrapper):
         if isinstance(when, datetime):
             when = when.replace(microsecond=0)
         return await super().perform_at(job, when)
+
+
+@mutant("TIME-1", "TIME-2", "TIME-5", "TIME-7", "TIME-8", "TIME-10", quick=False)
+class RoundsWhatIsFarToSeconds(SimpleDriver):
+    """Has timers in whole seconds for all that is farther than that; the nearest one will do."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue([_to_the_nearest_second(each) for each in entries])
+
+
+def _to_the_nearest_second(entry: Entry) -> Entry:
+    now_ms = time.time_ns() // 1_000_000
+    due_ms = now_ms + entry.delay_ms if entry.at_ms is None else entry.at_ms
+    if due_ms - now_ms < 1000:
+        return entry
+    return msgspec.structs.replace(entry, delay_ms=0, at_ms=round(due_ms / 1000) * 1000)
 
 
 @mutant("TIME-1", "TIME-5", "TIME-8", "TIME-10")

@@ -73,9 +73,9 @@ class Lab(Needs):
         """The puppets of a worker, to be registered by other names and options."""
         return next(troupe for known, troupe in self._workers if known is worker)
 
-    def process(self, **options: object) -> WorkerProcess:
-        """A new worker in a process of its own."""
-        return WorkerProcess(self.make_url(**options), self.stage, next(self._names))
+    def process(self, *, clock: float = 0.0, **options: object) -> WorkerProcess:
+        """A new worker in a process of its own, whose clock is wrong by so many seconds."""
+        return WorkerProcess(self.make_url(**options), self.stage, next(self._names), clock)
 
     async def close(self) -> None:
         """End all that the test has left."""

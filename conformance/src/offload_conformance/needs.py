@@ -68,6 +68,11 @@ class Needs:
         self._server = server
         self._inject = inject
 
+    @property
+    def has_own_clock(self) -> bool:
+        """Whether the backend may be on another host than a worker."""
+        return self.claims.distributed and self.limits.reconnect is not None
+
     def need(self, claim: str) -> None:
         """End the test of an adapter that doesn't make this claim, besides that of the chapter."""
         if not self.claims.as_dict()[claim]:

@@ -14,6 +14,7 @@ from asyncio.subprocess import Process
 from typing import Self
 
 import offload
+from offload_conformance import wrong_clock
 from offload_conformance.checks.runs import running_now
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
@@ -22,17 +23,22 @@ from offload_conformance.stage import DEADLINE, Stage
 class WorkerProcess:
     """A worker in another process."""
 
-    def __init__(self, url: str, stage: Stage, name: str) -> None:
+    def __init__(self, url: str, stage: Stage, name: str, clock: float = 0.0) -> None:
+        """`clock` is by how many seconds its clock is wrong."""
         self._url = url
         self._stage = stage
+        self._clock = clock
         self.name = name
         self._process: Process | None = None
 
     async def __aenter__(self) -> Self:
-        command = (sys.executable, "-m", "offload_conformance.processes")
+        program, env = "offload_conformance.processes", {**os.environ, "OFFLOAD_URL": self._url}
+        if self._clock:
+            program, how = "offload_conformance.wrong_clock", wrong_clock.environment(self._clock)
+            env |= how
+            self._stage.history.add("clock", worker=self.name, off_by=self._clock, **how)
         self._process = await asyncio.create_subprocess_exec(
-            *(*command, self._stage.address, self.name),
-            env={**os.environ, "OFFLOAD_URL": self._url},
+            *(sys.executable, "-m", program, self._stage.address, self.name), env=env
         )
         try:
             await self._stage.until(f"the worker process {self.name} to start", self._is_ready)
@@ -63,7 +69,7 @@ class WorkerProcess:
     async def kill(self) -> None:
         """End it as kill -9 does; the history shows what it was doing."""
         history = self._stage.history
-        history.add("fault", kind="kill")
+        history.add("fault", kind="kill", worker=self.name)
         running = running_now(history.events, self.name)
         self.process.kill()
         await self.process.wait()
@@ -77,7 +83,7 @@ class WorkerProcess:
     def freeze(self) -> None:
         """Stop it as SIGSTOP does."""
         history = self._stage.history
-        history.add("fault", kind="freeze")
+        history.add("fault", kind="freeze", worker=self.name)
         if running := running_now(history.events, self.name):
             history.add("fault_hit", kind="freeze", running=running)
         self.process.send_signal(signal.SIGSTOP)
@@ -88,10 +94,10 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGCONT)
 
 
-def main(stage_address: str, name: str) -> None:
-    """Run a worker with puppets until it is ended."""
+def main(stage_address: str, name: str, clock: float = 0.0) -> None:
+    """Run a worker with puppets until it is ended; its clock is wrong by so many seconds."""
     worker = offload.connect()
-    troupe = Troupe(stage_address, worker, name)
+    troupe = Troupe(stage_address, worker, name, clock)
     troupe.may_be_killed = True
     worker.register("act", troupe.act)
     worker.register("act-plain", troupe.act_plain)

@@ -23,16 +23,21 @@ class FaultProxy:
         self._backend = (host, port)
         self._links: set[_Link] = set()
         self._accepting: set[asyncio.Task[None]] = set()
-        self._refusing = False
+        self._refuses_after_cut = False
         self.black_hole = False
         self.latency = 0.0
         self.cut_after: int | None = None
         """Cut a connection when so many more bytes have come from the worker."""
+        self.answers_left: int | None = None
+        """Cut a connection instead of an answer, after so many that are let through."""
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._greet, "127.0.0.1", 0)
+        await self._listen(0)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
+
+    async def _listen(self, port: int) -> None:
+        self._server = await asyncio.start_server(self._greet, "127.0.0.1", port)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
@@ -64,9 +69,9 @@ class FaultProxy:
             link.silent = True
 
     def refuse(self) -> None:
-        """Cut every connection, and let none be made."""
+        """Cut every connection, and listen no more: whoever connects is told so at once."""
         self._strike("refuse", len(self._links))
-        self._refusing = True
+        self._server.close()
         for link in list(self._links):
             link.reset()
 
@@ -75,14 +80,32 @@ class FaultProxy:
         self._history.add("fault", kind="cut")
         self.cut_after = count
 
-    def heal(self) -> None:
+    def cut_and_refuse_after_bytes(self, count: int) -> None:
+        """The same, and no other connection can be made from then on."""
+        self.cut_after_bytes(count)
+        self._refuses_after_cut = True
+
+    def lose_answers(self, after: int) -> None:
+        """Forward what the worker asks, and after so many answers cut the wire before the next."""
+        self.answers_left = after
+
+    async def heal(self) -> None:
         """Forward again. Connections that were swallowed are cut: their bytes are lost."""
         for link in list(self._links):
             if self.black_hole or link.silent:
                 link.reset()
-        self._refusing = self.black_hole = False
-        self.cut_after = None
+        self._refuses_after_cut = self.black_hole = False
+        self.cut_after = self.answers_left = None
+        if not self._server.is_serving():
+            await self._listen(self.port)
         self._history.add("healed")
+
+    def cut(self) -> None:
+        """A connection is cut after the bytes that were to be let through."""
+        self.cut_after = None
+        if self._refuses_after_cut:
+            self._server.close()
+        self.struck("cut", 1)
 
     def struck(self, kind: str, connections: int) -> None:
         """A fault hit so many connections."""
@@ -99,9 +122,6 @@ class FaultProxy:
         accepting.add_done_callback(self._accepting.discard)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refusing:
-            _abort(writer)
-            return
         try:
             upstream = await asyncio.open_connection(*self._backend)
         except OSError:
@@ -145,11 +165,15 @@ class _Link:
                 if from_worker and proxy.cut_after is not None:
                     if len(data) > proxy.cut_after:
                         writer.write(data[: proxy.cut_after])
-                        proxy.cut_after = None
-                        proxy.struck("cut", 1)
+                        proxy.cut()
                         self.reset()
                         return
                     proxy.cut_after -= len(data)
+                if not from_worker and proxy.answers_left is not None:
+                    proxy.answers_left -= 1
+                    if proxy.answers_left < 0:
+                        self.reset()
+                        return
                 writer.write(data)
                 await writer.drain()
             if writer.can_write_eof() and not self.silent:

@@ -40,7 +40,11 @@ EXCEPTIONS = {"CancelledError": asyncio.CancelledError}
 class Troupe:
     """The puppets of one worker."""
 
-    def __init__(self, stage_address: str, worker: offload.Worker, name: str) -> None:
+    def __init__(
+        self, stage_address: str, worker: offload.Worker, name: str, clock: float = 0.0
+    ) -> None:
+        """`clock` is by how many seconds the clock of this process is wrong."""
+        self._wrong_by_ms = clock * 1000
         host, _, port = stage_address.rpartition(":")
         self._address = (host, int(port))
         self._worker = worker
@@ -113,7 +117,7 @@ class Troupe:
                 tag=args.get("tag"),
                 attempt=job.attempt,
                 how=how,
-                wall_ms=time.time_ns() / 1e6,
+                wall_ms=self._wall_ms(),
             )
 
     async def note(self, args: offload.Args) -> None:
@@ -122,7 +126,7 @@ class Troupe:
         self.report("received", id=job.id, attempt=job.attempt, spelt=spell(args))
 
     async def _perform_later(self, tag: str, delay: float) -> None:
-        due_ms = time.time_ns() / 1e6 + delay * 1000
+        due_ms = self._wall_ms() + delay * 1000
         self._performed(tag, await self._worker.perform_in(_job_of(tag), delay), due_ms)
 
     async def tally(self, _: offload.Args) -> None:
@@ -136,7 +140,7 @@ class Troupe:
         self.report("tallied", ids=ids)
 
     def _enter(self, args: offload.Args) -> offload.JobContext:
-        wall_ms = time.time_ns() / 1e6
+        wall_ms = self._wall_ms()
         job = offload.current_job()
         self.report(
             "started",
@@ -150,6 +154,10 @@ class Troupe:
             args=args.get("payload"),
         )
         return job
+
+    def _wall_ms(self) -> float:
+        """The host's clock, whatever this process takes for it."""
+        return time.time_ns() / 1e6 - self._wrong_by_ms
 
     def _performed(self, tag: str, job_id: str, due_ms: float | None = None) -> None:
         self.report("accepted", call=f"perform {tag}", tag=tag, ids=[job_id], due_ms=due_ms)

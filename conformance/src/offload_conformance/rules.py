@@ -151,8 +151,8 @@ CHAPTERS = (
         "later",
         None,
         (
-            "Never early, by the backend's clock; a worker whose clock is an hour off changes "
-            "nothing.",
+            "Never early, by the backend's clock; a worker whose clock is an hour off shifts a job "
+            "by less than 50 ms.",
             "At most `lateness` late, when idle.",
             "In the past, or zero: at once.",
             "A datetime without a zone, NaN, or what is no number raises InvalidJobError, which "
@@ -268,4 +268,6 @@ CHANGES = (
     "hidden by the next look.",
     "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
+    "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
+    "leaves the last milliseconds to its workers.",
 )

@@ -64,6 +64,14 @@ def never_ran(events: list[Event], tag: str) -> Iterator[str]:
 
 
 @check
+def stored_as_told(events: list[Event]) -> Iterator[str]:
+    """No job ran of a call that raised and said that nothing was stored."""
+    for told in named(events, "told"):
+        if not told.what["maybe_stored"] and runs_of(events, told.what["tag"]):
+            yield f"{told.what['tag']} raised, and not as maybe stored; and yet its job ran"
+
+
+@check
 def attempts(events: list[Event], tag: str, expected: list[int]) -> Iterator[str]:
     """The runs of the one job with this tag had these attempts, in this order."""
     got = [e.what["attempt"] for e in runs_of(events, tag)]

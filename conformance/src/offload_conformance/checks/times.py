@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from offload_conformance.checks.registry import check
-from offload_conformance.checks.runs import accepted_ids, runs_of
+from offload_conformance.checks.runs import accepted_ids, running_now, runs_of
 from offload_conformance.history import Event, named
 
 
@@ -35,8 +35,8 @@ def no_attempt_before(events: list[Event], tag: str, least_ms: float) -> Iterato
 
 
 @check
-def never_early(events: list[Event]) -> Iterator[str]:
-    """No job began before it was due, by the clock of this host."""
+def never_early(events: list[Event], slack_ms: float = 0.0) -> Iterator[str]:
+    """No job began before it was due, or no more than this, by the clock of this host."""
     # All of them first: a job may have begun before its perform has returned.
     due = {
         job_id: event.what["due_ms"]
@@ -46,7 +46,7 @@ def never_early(events: list[Event]) -> Iterator[str]:
     }
     for run in runs_of(events):
         early = due.get(run.what["id"], 0) - run.what["wall_ms"]
-        if early > 0:
+        if early > slack_ms:
             yield f"job {run.what['id']} began {early:.2f} ms before it was due"
 
 
@@ -131,11 +131,12 @@ def lasted(events: list[Event], tag: str, least_s: float) -> Iterator[str]:
 def recovered_within(events: list[Event], tag: str, limit_s: float) -> Iterator[str]:
     """Each job with this tag that a kill cut short began again within this time."""
     kill = next((e for e in named(events, "fault") if e.what["kind"] == "kill"), None)
-    hit = next((e for e in named(events, "fault_hit") if e.what["kind"] == "kill"), None)
-    if kill is None or hit is None:
-        return  # it hit nothing: the verdict says so
+    if kill is None:
+        yield "nothing was killed"
+        return
+    cut_short = set(running_now(events[: kill.number], kill.what["worker"]))
     again = {e.what["id"]: e.at for e in reversed(runs_of(events, tag)) if e.number > kill.number}
-    for job_id in sorted(set(hit.what["running"]) & set(accepted_ids(events, tag))):
+    for job_id in sorted(cut_short & set(accepted_ids(events, tag))):
         if job_id not in again:
             yield f"job {job_id} ({tag}) was cut short and never ran again"
         elif again[job_id] - kill.at > limit_s:

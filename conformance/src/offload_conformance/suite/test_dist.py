@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -40,6 +41,38 @@ async def test_DIST_1_four_workers_each_job_once(lab: Lab) -> None:
     await until_tallied(lab, 300)
     for worker in workers:
         await lab.fence(worker)
+    lab.check("tallied_once", tag="tally")
+
+
+async def test_DIST_1_workers_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
+    """Each finds that nothing is there yet, and makes it; none may fall over another."""
+    workers = [lab.worker() for _ in range(6)]
+    performers = [lab.worker(puppets=False) for _ in range(6)]
+    for worker in workers:
+        worker.register("tally", lab.troupe(worker).tally)
+    await asyncio.gather(
+        *(lab.call(f"start {number}", worker.start()) for number, worker in enumerate(workers)),
+        *(perform_tally(lab, performer, 10) for performer in performers),
+    )
+    await until_tallied(lab, 60)
+    for worker in workers:
+        await lab.fence(worker)
+    lab.check("tallied_once", tag="tally")
+
+
+@pytest.mark.slow
+async def test_DIST_1_processes_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
+    processes = [lab.process() for _ in range(5)]
+    try:
+        await asyncio.gather(*(process.__aenter__() for process in processes))
+        performer = lab.worker(puppets=False)
+        await perform_tally(lab, performer, 200)
+        await until_tallied(lab, 200)
+        for _ in range(10):
+            await lab.fence(performer)
+    finally:
+        for process in processes:
+            await process.__aexit__()
     lab.check("tallied_once", tag="tally")
 
 

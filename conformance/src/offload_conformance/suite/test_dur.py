@@ -143,7 +143,7 @@ async def test_DUR_4_cut_while_performing(lab: Lab, count: int) -> None:
         performs_all = (performs(lab, performer, "cut") for _ in range(20))
         answers = await asyncio.gather(*performs_all)
         lab.history.add("answered", returned=sum(answers))
-        proxy.heal()
+        await proxy.heal()
         await lab.until("it to perform again", lambda: performs(lab, performer, "after"))
         worker = lab.worker()
         await worker.start()

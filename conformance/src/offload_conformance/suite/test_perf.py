@@ -19,6 +19,7 @@ from offload import (
     Worker,
 )
 from offload_conformance.lab import Lab, now
+from offload_conformance.proxy import FaultProxy
 from offload_conformance.stage import DEADLINE
 
 pytestmark = pytest.mark.asyncio
@@ -84,6 +85,31 @@ async def test_PERF_2_each_job_runs_once(lab: Lab) -> None:
     await lab.until_ended(140)
     await lab.fence(worker)
     lab.check("each_once")
+
+
+@pytest.mark.slow
+async def test_PERF_2_nor_again_when_a_lease_is_over(lab: Lab) -> None:
+    """What was settled stays settled, beside others who would take what is free."""
+    options, lease = lab.lease
+    worker = lab.worker(**options)
+    await worker.start()
+    others = [lab.worker(queues="default,fence", **options)] if lab.claims.distributed else []
+    for other in others:
+        await other.start()
+    await lab.perform_many(worker, "done", 40)
+    await lab.perform_all(worker, "done", 40)
+    for how in (["reject", "no"], ["raise", "no"], ["retry", 0.1]):
+        await lab.perform(worker, f"fails: {how[0]}", do={"1": [how]})
+    await lab.until_ended(85)
+    enough = lease + min(lab.recovery, 2.5 * lease)
+    await lab.perform(worker, "enough", delay=enough)
+    await lab.stage.until("enough time to pass", lambda: lab.ends("enough") > 0, enough + 15)
+    for performer in (worker, *others):
+        await lab.fence(performer)
+    lab.check("each_once", tag="done")
+    lab.check("attempts", tag="fails: reject", expected=[1])
+    lab.check("attempts", tag="fails: raise", expected=[1, 2])
+    lab.check("attempts", tag="fails: retry", expected=[1, 2])
 
 
 async def test_PERF_3_perform_waits_for_no_handler(lab: Lab) -> None:
@@ -241,6 +267,16 @@ async def test_PERF_7_inside_a_handler(lab: Lab) -> None:
     lab.check("each_once")
 
 
+async def test_PERF_7_inside_a_handler_that_has_the_only_slot(lab: Lab) -> None:
+    worker = lab.worker(concurrency=1)
+    await worker.start()
+    await lab.perform(worker, "outer", do={"*": [["perform", "inner"]] * 40})
+    await lab.perform(worker, "outer", handler="act-plain", do={"*": [["perform", "inner"]] * 40})
+    await lab.until_ended(80, "inner")
+    lab.check("ended_as", tag="outer", expected=["returned"] * 2)
+    lab.check("each_once")
+
+
 async def test_PERF_7_from_1000_tasks_at_once(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
@@ -282,3 +318,103 @@ async def test_PERF_8_it_never_hangs(lab: Lab) -> None:
     for event in lab.history.named("told"):
         if not event.what["maybe_stored"]:
             lab.check("never_ran", tag=event.what["tag"])
+
+
+async def told(lab: Lab, tag: str, call: Any) -> bool | None:
+    """What a call that raised said of `maybe_stored`; None if it returned."""
+    try:
+        await call
+    except BackendUnavailableError as error:
+        lab.history.add("told", tag=tag, maybe_stored=error.maybe_stored)
+        return error.maybe_stored
+    return None
+
+
+async def until_it_performs(lab: Lab, worker: Worker, number: int) -> None:
+    """Return when a way that was cut is open again."""
+
+    async def performs() -> bool:
+        return await told(lab, f"again {number}", lab.perform(worker, f"again {number}")) is None
+
+    await lab.until("it to perform again", performs, 2 * DEADLINE)
+
+
+POOL = 12
+"""How many connections a performer may have that are cut, and so how often it may not know."""
+
+
+@pytest.mark.slow
+async def test_PERF_8_where_nothing_was_sent_nothing_is_stored(lab: Lab) -> None:
+    server = lab.need_server()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        connected, performer = lab.worker(through=proxy), lab.worker(through=proxy)
+        await lab.perform(connected, "before")
+        proxy.refuse()
+        for tag, call in (
+            ("one", lab.perform(performer, "one")),
+            ("later", lab.perform(performer, "later", delay=0.01)),
+            ("many", lab.perform_many(performer, "many", 20)),
+        ):
+            said = await told(lab, tag, call)
+            lab.equal(f"what the call of {tag} said of maybe_stored", expected=False, actual=said)
+        # One that was connected may send to a wire that is cut; but not again and again.
+        says = [
+            await told(lab, f"cut {number}", lab.perform(connected, f"cut {number}"))
+            for number in range(POOL)
+        ]
+        lab.equal("what it said of maybe_stored in the end", expected=False, actual=says[-1])
+        await proxy.heal()
+        await until_it_performs(lab, performer, 0)
+        await performer.start()
+        await lab.fence(performer)
+        for worker in (connected, performer):
+            await worker.stop()  # while there is a way to its backend
+        lab.check("stored_as_told")
+
+
+ANSWERS = 12
+"""How many answers of a backend a perform may wait for, at most."""
+
+
+@pytest.mark.slow
+async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
+    """The request arrives, and its answer doesn't; a perform may consist of several of them."""
+    server = lab.need_server()
+    worker = lab.worker()
+    await worker.start()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        performer = lab.worker(through=proxy, puppets=False)
+        await until_it_performs(lab, performer, 0)
+        lab.history.add("fault", kind="lost answer")
+        for number in range(ANSWERS):
+            tag = f"lost {number}"
+            proxy.lose_answers(after=number)
+            said = await told(lab, tag, lab.perform(performer, tag))
+            await proxy.heal()
+            await until_it_performs(lab, performer, number + 1)
+            await lab.fence(worker)
+            if said is not None and lab.runs(tag):
+                proxy.struck("lost answer", 1)
+                break
+        await performer.stop()  # while there is a way to its backend
+    lab.check("stored_as_told")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 400, 2000, 6000])
+async def test_PERF_8_cut_amid_many(lab: Lab, count: int) -> None:
+    """A batch that raises without `maybe_stored` has stored none."""
+    server = lab.need_server()
+    worker = lab.worker()
+    await worker.start()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        performer = lab.worker(through=proxy, puppets=False)
+        await until_it_performs(lab, performer, 0)
+        proxy.cut_and_refuse_after_bytes(count)
+        await told(lab, "many", lab.perform_many(performer, "many", 100))
+        await proxy.heal()
+        await until_it_performs(lab, performer, 1)
+        await lab.fence(worker)
+        await performer.stop()  # while there is a way to its backend
+    lab.check("stored_as_told")
+    lab.check("each_accepted_ran")

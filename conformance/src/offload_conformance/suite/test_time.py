@@ -7,8 +7,10 @@ that are asked for go by this host's clock: the backend's must agree with it.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 
@@ -55,6 +57,20 @@ async def test_TIME_1_never_early(lab: Lab) -> None:
     lab.check("each_once")
 
 
+@pytest.mark.slow
+async def test_TIME_1_not_over_whole_seconds(lab: Lab) -> None:
+    """Performed and due at all phases of a second, and farther than a second from each other."""
+    worker = lab.worker()
+    await worker.start()
+    for number in range(30):
+        await lab.perform(worker, "in", delay=0.1 + number * 0.097)
+        await lab.perform(worker, "at", at=now() + timedelta(seconds=0.13 + number * 0.089))
+        await asyncio.sleep(0.037)
+    await lab.until_started(60)
+    lab.check("never_early")
+    lab.check("each_once")
+
+
 async def test_TIME_1_not_by_a_part_of_a_millisecond(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
@@ -80,6 +96,63 @@ async def test_TIME_1_not_when_performed_before_the_start(lab: Lab) -> None:
     lab.check("never_early")
     lab.check("never_ran", tag="in an hour")
     lab.check("never_ran", tag="in a day")
+
+
+HOUR = 3600.0
+SHIFT_MS = 50.0
+"""How much early a job may be for the wrong clock of a worker."""
+
+
+@pytest.mark.parametrize("off_by", [HOUR, -HOUR], ids=["ahead", "behind"])
+async def test_TIME_1_whatever_a_workers_clock_says(lab: Lab, off_by: float) -> None:
+    """It performs, takes and retries as the others do."""
+    async with AsyncExitStack() as stack:
+        if lab.has_own_clock:
+            worker = lab.worker()
+            await stack.enter_async_context(lab.process(queues="wrong", clock=off_by))
+        else:  # then no other clock is there
+            worker = lab.worker(queues="default,wrong")
+        await worker.start()
+        steps = {"1": [["perform_in", "performed there", 0.4], ["retry", 0.4]]}
+        await lab.perform(worker, "retried there", queue="wrong", do=steps)
+        await lab.perform(worker, "taken there", queue="wrong", delay=0.4)
+        await lab.until_ended(2, "retried there")
+        await lab.until_ended(1, "taken there")
+        await lab.until_ended(1, "performed there")
+    lab.check("never_early", slack_ms=SHIFT_MS)
+    lab.check("late_at_most", limit_ms=ABOUT_MS, share=1.0)
+    lab.check("wait_between", tag="retried there", attempt=1, least_ms=400.0 - SHIFT_MS)
+    lab.check("attempts", tag="retried there", expected=[1, 2])
+
+
+@pytest.mark.slow
+async def test_TIME_1_leases_go_by_no_workers_clock(lab: Lab) -> None:
+    """Beside workers whose clocks are wrong, no lease that is held is over, on any side."""
+    options, lease = lab.lease if lab.has_own_clock else ({}, 0.0)
+    queues = ("right", "ahead", "behind")
+    everywhere = {"queues": ",".join((*queues, "fence")), **options}
+    slots = 1 if lab.has_own_clock else 4
+    worker = idle = lab.worker(concurrency=slots, **everywhere)
+    await worker.start()
+    async with AsyncExitStack() as stack:
+        if lab.has_own_clock:
+            for clock in (HOUR, -HOUR):
+                process = lab.process(concurrency=1, clock=clock, **everywhere)
+                await stack.enter_async_context(process)
+        for number, queue in enumerate(queues, 1):  # who has one slot takes one of them
+            await lab.perform(worker, queue, queue=queue, do={"*": [["gate", "held"]]})
+            await lab.until_started(number)
+        if lab.has_own_clock:
+            idle = lab.worker(**everywhere)
+            await idle.start()
+        enough = lease + min(lab.recovery, 2.5 * lease)
+        await lab.perform(idle, "enough", queue="fence", delay=enough)
+        await lab.stage.until("enough time to pass", lambda: lab.runs("enough") > 0, enough + 15)
+        lab.stage.open("held")
+        await lab.until_ended(4)
+        for queue in queues:
+            lab.check("lasted", tag=queue, least_s=lease)
+        lab.check("each_once")
 
 
 async def test_TIME_2_hardly_late_when_idle(lab: Lab) -> None:
