@@ -50,6 +50,19 @@ def find_pythons() -> list[str]:
 FOUND = find_pythons()
 
 
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+SERVERS = [f"{scheme}://127.0.0.1:{free_port()}" for scheme in ("redis", "amqp")]
+"""The kit starts these, on the ports of their URLs, and kills them."""
+KIT_ENV = {"OFFLOAD_REDIS_SERVER": "redis-server", "OFFLOAD_RABBITMQ_SERVER": RABBITMQ_SERVER}
+
+
 def install(session: nox.Session) -> None:
     """Everything that is locked, and the workspace on top, editable."""
     session.install("--require-hashes", "-r", "requirements.lock", silent=True)
@@ -116,27 +129,29 @@ def matrix(session: nox.Session, loop: str) -> None:
 def conformance(session: nox.Session) -> None:
     """Certify every adapter, and one without the engine, verify what that wrote, and soak."""
     install(session)
+    for certificate in certify_all(session):
+        session.run("offload", "verify", str(certificate))
+    brief = ("--jobs", "10000", "--seconds", "10", "--server-kills", "1")
+    for url in SERVERS:
+        session.run("offload", "soak", url, *brief, env=KIT_ENV)
+
+
+@nox.session(default=False)
+def evidence(session: nox.Session) -> None:
+    """After a change of its tests: make the kit's table of what they must have on record."""
+    install(session)
+    certificates = map(str, certify_all(session))
+    session.run("python", "-m", "offload_conformance.evidence", *certificates)
+
+
+def certify_all(session: nox.Session) -> list[Path]:
+    """Certify every adapter; the certificates."""
     folder = Path(session.create_tmp()).resolve() / "certificates"
     shutil.rmtree(folder, ignore_errors=True)
-    # The kit starts these servers, on the ports of the URLs, and kills them.
-    env = {"OFFLOAD_REDIS_SERVER": "redis-server", "OFFLOAD_RABBITMQ_SERVER": RABBITMQ_SERVER}
-    servers = [f"{scheme}://127.0.0.1:{free_port()}" for scheme in ("redis", "amqp")]
-    sqlite = f"sqlite:///{folder}/jobs.db"
-    for url in ("simple://", sqlite, "bare://", "redis+fake://", *servers):
-        session.run("offload", "certify", url, "--out", str(folder), env=env)
-        scheme = url.partition(":")[0]
-        session.run("offload", "verify", str(folder / f"{scheme}.json"))
-    brief = ("--jobs", "10000", "--seconds", "10", "--server-kills", "1")
-    for url in servers:
-        session.run("offload", "soak", url, *brief, env=env)
-
-
-def free_port() -> int:
-    """A port of the loopback interface on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    urls = ("simple://", f"sqlite:///{folder}/jobs.db", "bare://", "redis+fake://", *SERVERS)
+    for url in urls:
+        session.run("offload", "certify", url, "--out", str(folder), env=KIT_ENV)
+    return [folder / f"{url.partition(':')[0]}.json" for url in urls]
 
 
 @nox.session

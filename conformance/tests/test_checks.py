@@ -197,6 +197,16 @@ CASES: list[Case] = [
     ),
     ("arrived", {}, None, S().tell("performed", id="1", spelt="{}"), "never arrived"),
     (
+        "stored_as_told",
+        {},
+        S()
+        .tell("told", tag="a", maybe_stored=True)
+        .started("a")
+        .tell("told", tag="b", maybe_stored=False),
+        S().tell("told", tag="a", maybe_stored=False).started("a"),
+        "a raised, and not as maybe stored",
+    ),
+    (
         "lasted",
         {"tag": "a", "least_s": 1},
         S().started("a", at=0).ended("a", at=1),
@@ -210,13 +220,13 @@ CASES: list[Case] = [
         S()
         .accepted("a")
         .started("a")
-        .tell("fault", kind="kill")
+        .tell("fault", kind="kill", worker="w")
         .started("a", 2, at=4)
         .tell("fault_hit", kind="kill", running=["a"]),
         S()
         .accepted("a")
         .started("a")
-        .tell("fault", at=3, kind="kill")
+        .tell("fault", at=3, kind="kill", worker="w")
         .tell("fault_hit", kind="kill", running=["a"])
         .started("a", 2, at=9),
         "ran again after 6.00 s",
@@ -224,14 +234,22 @@ CASES: list[Case] = [
     (
         "recovered_within",
         {"tag": "a", "limit_s": 5},
-        S().accepted("a").tell("fault", kind="kill"),
+        None,
         S()
         .accepted("a")
         .started("a")
-        .tell("fault", kind="kill")
-        .tell("fault_hit", kind="kill", running=["a"]),
+        .tell("fault", kind="kill", worker="w")
+        .tell("fault_hit", kind="kill", running=[]),
         "cut short and never ran again",
     ),
+    (
+        "recovered_within",
+        {"tag": "a", "limit_s": 5},
+        None,
+        S().accepted("a").tell("fault", kind="kill", worker="w"),
+        "nothing of a was running",
+    ),
+    ("recovered_within", {"tag": "a", "limit_s": 5}, None, S().accepted("a"), "nothing was killed"),
     (
         "ran_on",
         {"tag": "a", "worker": "v", "least": 1},

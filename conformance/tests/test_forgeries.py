@@ -275,13 +275,13 @@ def check_without_its_parameters(c: Content) -> None:
 
 def events_without_their_parts(c: Content) -> None:
     for event in record_of(c, ONCE)["history"]:
-        if event["name"] == "started":
+        if event["name"] in ("started", "ended"):
             event["what"] = {}
 
 
 def ids_that_are_objects(c: Content) -> None:
     for event in record_of(c, ONCE)["history"]:
-        if event["name"] == "started":
+        if event["name"] in ("started", "ended"):
             event["what"]["id"] = {"a": 1}
 
 
@@ -307,6 +307,10 @@ def dropped(*path: Any) -> Callable[[Content], None]:
 
 def certified_in_part(**changed: Any) -> Callable[[Content], None]:
     return lambda content: content.update(changed, certified=True)
+
+
+def beginnings_gone(c: Content) -> None:
+    keep(record_of(c, LATE), lambda event: event["name"] != "started")
 
 
 def without_some_tests(c: Content) -> None:
@@ -389,6 +393,9 @@ FORGED: dict[str, tuple[Callable[[Content], None], str]] = {
     "a profile that there is not": (set_to("profile", value="best"), "its profile is"),
     "a format to come": (set_to("format", value=2), "its format is 2"),
     "no adapter": (set_to("adapter", value={}), "which adapter"),
+    "a size of one's own": (set_to("limits", "max_job_bytes", value="9"), "is missing"),
+    "a longest delay of one's own": (set_to("limits", "max_delay", value="1h"), "is missing"),
+    "runs without their beginnings": (beginnings_gone, "a run ended that never began"),
     "a limit that is no time": (set_to("limits", "lateness", value="soon"), "not a time"),
     "no lateness": (set_to("limits", "lateness", value="-"), "not a time"),
     "a limit below zero": (set_to("limits", "max_delay", value="-5s"), "not a time"),

@@ -28,8 +28,10 @@ _BOUNDS = (
     ("limit_ms", "lateness", timedelta(milliseconds=1)),
     ("limit_s", "recovery", timedelta(seconds=1)),
     ("limit", "reconnect", timedelta(seconds=1)),
+    ("limit", "max_delay", timedelta(seconds=1)),
+    ("limit", "max_job_bytes", None),
 )
-"""Parameters of checks that are made of a limit, and their unit."""
+"""Parameters of checks that may be made of a limit, and its unit, unless it is a number."""
 _FOUND = {"actual", "part"}
 """Parameters of checks that are found, and differ from host to host."""
 
@@ -81,8 +83,7 @@ def labels_of(history: list[Event], limits: Limits) -> Counter[str]:
             continue
         what = {key: value for key, value in event.what.items() if key not in _FOUND}
         name = what.pop("check")
-        forms = {str(name), _label(name, what), _label(name, _in_terms_of(limits, what))}
-        labels.update(forms)
+        labels.update({str(name), _label(name, what), *_in_terms_of(limits, str(name), what)})
     return labels
 
 
@@ -90,14 +91,13 @@ def _label(name: object, what: Mapping[str, object]) -> str:
     return f"{name} {json.dumps(what, sort_keys=True)}"
 
 
-def _in_terms_of(limits: Limits, what: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with each bound as a part of the limit that the adapter states."""
-    told = dict(what)
-    for key, name, unit in _BOUNDS:
-        stated = limits.get(name, "-")
-        if isinstance(what.get(key), float) and stated != "-":
-            told[key] = f"{what[key] / (parse_duration(stated) / unit):g} of {name}"
-    return told
+def _in_terms_of(limits: Limits, name: str, what: Mapping[str, Any]) -> Iterator[str]:
+    """The same with a bound as a part of each limit of which it may be made."""
+    for key, limit, unit in _BOUNDS:
+        stated, bound = limits.get(limit, "-"), what.get(key)
+        if stated != "-" and isinstance(bound, int | float):
+            whole = int(stated) if unit is None else parse_duration(stated) / unit
+            yield _label(name, {**what, key: f"{bound / whole:g} of {limit}"})
 
 
 def strangers_in(history: list[Event]) -> set[str]:

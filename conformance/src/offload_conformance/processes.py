@@ -111,4 +111,4 @@ def main(stage_address: str, name: str, clock: float = 0.0) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2])

@@ -31,6 +31,7 @@ from offload_conformance.certificate import (
     digest_of,
 )
 from offload_conformance.evidence import Evidence, excuse_of, lacks, table
+from offload_conformance.history import Event
 from offload_conformance.needs import is_excused
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict, judge, worst
@@ -215,8 +216,15 @@ def _order(test: TestRecord) -> Iterator[str]:
         yield "its two clocks disagree"
     if history and not -0.01 <= test.seconds - history[-1].at <= 0.01:
         yield f"it took {history[-1].at:.3f} s by its events, and {test.seconds:.3f} s by its words"
+    began_runs = {_run(event) for event in history if event.name == "started"}
+    if any(_run(event) not in began_runs for event in history if event.name == "ended"):
+        yield "a run ended that never began"
     if sum(event.name == "check" for event in history) > MAX_CHECKS:
         yield f"it has more than {MAX_CHECKS} checks"
+
+
+def _run(event: Event) -> str:
+    return f"{event.what.get('attempt')} of {event.what.get('id')}"
 
 
 def _support(

@@ -56,4 +56,4 @@ if __name__ == "__main__":
         set_clock(seconds)
     from offload_conformance.processes import main
 
-    main(*sys.argv[1:], seconds)
+    main(sys.argv[1], sys.argv[2], seconds)

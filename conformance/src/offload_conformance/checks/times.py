@@ -134,9 +134,12 @@ def recovered_within(events: list[Event], tag: str, limit_s: float) -> Iterator[
     if kill is None:
         yield "nothing was killed"
         return
-    cut_short = set(running_now(events[: kill.number], kill.what["worker"]))
+    running = running_now(events[: kill.number], kill.what["worker"])
+    cut_short = set(running) & set(accepted_ids(events, tag))
+    if not cut_short:
+        yield f"nothing of {tag} was running when it was killed"
     again = {e.what["id"]: e.at for e in reversed(runs_of(events, tag)) if e.number > kill.number}
-    for job_id in sorted(cut_short & set(accepted_ids(events, tag))):
+    for job_id in sorted(cut_short):
         if job_id not in again:
             yield f"job {job_id} ({tag}) was cut short and never ran again"
         elif again[job_id] - kill.at > limit_s:

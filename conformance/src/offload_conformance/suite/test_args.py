@@ -7,6 +7,7 @@ import collections
 import datetime
 import decimal
 import enum
+import json
 import math
 from collections.abc import Awaitable
 from typing import Any
@@ -277,8 +278,12 @@ async def test_ARGS_5_the_largest_passes_and_one_byte_more_does_not(lab: Lab, ki
     await lab.refused(
         JobTooLargeError, "perform a byte more", worker.perform(Job("act", too_large))
     )
-    await send(lab, worker, sized(limit, kind))
+    largest = sized(limit, kind)
+    await send(lab, worker, largest)
     await until_received(lab, 1)
+    compact = json.dumps(largest, ensure_ascii=False, separators=(",", ":"))
+    size = len(compact.encode())
+    lab.check("at_least", what="bytes that arrived", limit=limit, actual=size)
     lab.check("arrived")
     await lab.fence(worker)
     lab.check("each_once")

@@ -254,6 +254,10 @@ async def test_TIME_6_the_longest_delay_passes_and_more_does_not(lab: Lab) -> No
     await lab.perform(worker, "farthest", delay=longest)
     await lab.perform(worker, "farthest", delay=longest.total_seconds())
     await lab.perform(worker, "farthest", at=now() + longest)
+    first = lab.history.named("accepted")[0].what
+    seconds = (first["due_ms"] - first["asked_ms"]) / 1000
+    limit = longest.total_seconds()
+    lab.check("at_least", what="seconds of the longest delay", limit=limit, actual=seconds + 0.001)
     await lab.fence(worker)
     lab.check("never_ran", tag="farthest")
     lab.check("never_ran", tag="too far")
