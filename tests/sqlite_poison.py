@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+import offload
+
 FOREIGN_BELL = "jobs.db-worker-0123456789abcdef"
 """A good name of a bell, for a file that isn't one."""
 
@@ -120,3 +122,9 @@ def loosen(path: Path) -> None:
             connection.execute(
                 f"CREATE TABLE offload_{table} ({number} INTEGER PRIMARY KEY, {', '.join(names)})"
             )
+
+
+async def make_tables(path: Path) -> None:
+    """Let there be tables, as the first who stores or consumes makes them."""
+    async with offload.connect(f"sqlite:///{path}"):
+        pass

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from sqlite_poison import make_tables
 from support import DEADLINE
 
 import offload
@@ -77,7 +78,7 @@ async def test_a_database_of_somebody_else_is_shared(tmp_path, connect, recorder
 async def test_tables_of_a_newer_release(tmp_path, connect):
     path = tmp_path / "jobs.db"
     worker = connect(f"sqlite:///{path}")
-    await worker.counts()
+    await make_tables(tmp_path / "jobs.db")
     await worker.stop()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE offload_schema SET version = 99")

@@ -63,7 +63,7 @@ async def test_fifo_1_jobs_that_are_performed_while_a_far_row_runs(place, tmp_pa
 @pytest.mark.parametrize("table", ["scheduled", "job"])
 async def test_fifo_1_jobs_that_become_due_together(place, table, tmp_path, one, recorder):
     one.register("note", recorder.note)
-    await one.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     rows(tmp_path / "jobs.db", table, [place])
     when = datetime.now(UTC) + timedelta(seconds=0.3)
     for n in range(30):
@@ -75,7 +75,7 @@ async def test_fifo_1_jobs_that_become_due_together(place, table, tmp_path, one,
 
 async def test_fifo_1_dead_letters_that_are_requeued(tmp_path, sqlite_url, connect, recorder):
     one = connect(sqlite_url, concurrency=1, max_attempts=1)
-    await one.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     path = tmp_path / "jobs.db"
     poison.insert(path, [("dead", {**poison.GOOD["dead"], "id": f"d{n}"}) for n in range(30)])
     rows(path, "job", [END])
@@ -91,7 +91,7 @@ async def test_a_far_row_that_can_not_be_moved_fails_no_perform(
     action, tmp_path, one, recorder, caplog
 ):
     one.register("note", recorder.note)
-    await one.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     path = tmp_path / "jobs.db"
     rows(path, "job", [END])
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:

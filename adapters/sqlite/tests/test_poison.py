@@ -33,7 +33,7 @@ async def live_with(folder: Path, rows: list[Row], *, loosely: bool) -> None:
     canary.write_bytes(b"precious")
     worker, recorder = offload.connect(f"sqlite:///{path}?max_attempts=1"), Recorder()
     worker.register("note", recorder.note)
-    await worker.counts()
+    await poison.make_tables(path)
     if loosely:
         poison.loosen(path)
     poison.insert(path, rows[::2])
@@ -167,7 +167,7 @@ async def test_a_verdict_that_a_trigger_rejects_holds_up_no_other(
         raise offload.Reject("no") if verdict == "dead letter" else offload.Retry(after=3600)
 
     worker.register("end", end)
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     on = {
         "dead letter": "INSERT ON offload_dead",
         "retry": "INSERT ON offload_scheduled",
@@ -221,7 +221,7 @@ async def test_a_check_that_another_program_added_to_the_dead_letters(
         raise offload.Reject("x" * 100_000)
 
     worker.register("fail", fail)
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
         connection.execute(
             "CREATE TRIGGER short BEFORE INSERT ON offload_dead WHEN length(NEW.error) > 500 "
@@ -283,7 +283,7 @@ async def test_another_process_pours_poison_into_a_busy_worker(
 async def test_an_id_is_not_cut_to_that_of_another(tmp_path, sqlite_url, connect, recorder):
     worker = connect(sqlite_url)
     worker.register("note", recorder.note)
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     poison.insert(tmp_path / "jobs.db", [good("job", id=BadText(b"a\0\xfe")), good("job", id="b")])
     await worker.start()
     await recorder.until_started(1)

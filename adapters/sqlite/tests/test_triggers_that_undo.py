@@ -26,7 +26,7 @@ async def test_a_row_whose_lease_is_taken_back_at_once_holds_up_no_other(
 ):
     worker, path = connect(sqlite_url, concurrency=concurrency), tmp_path / "jobs.db"
     worker.register("note", recorder.note)
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     poison.insert(path, [("job", {**poison.GOOD["job"], "id": "Q"})] * 4)
     execute(
         path,
@@ -49,7 +49,7 @@ async def test_a_perform_that_a_trigger_forbids_fails_and_stores_nothing(
     action, table, tmp_path, sqlite_url, connect
 ):
     worker, path = connect(sqlite_url), tmp_path / "jobs.db"
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     execute(
         path,
         f"CREATE TRIGGER no BEFORE INSERT ON offload_{table} WHEN NEW.queue = 'no' "
@@ -74,7 +74,7 @@ async def test_a_dead_letter_that_a_trigger_protects_stays_and_others_move(
     what, action, event, tmp_path, sqlite_url, connect, caplog
 ):
     worker, path = connect(sqlite_url), tmp_path / "jobs.db"
-    await worker.counts()
+    await poison.make_tables(tmp_path / "jobs.db")
     poison.insert(path, [("dead", {**poison.GOOD["dead"], "id": f"d{n}"}) for n in range(5)])
     side = "NEW" if event.startswith("INSERT") else "OLD"
     execute(
@@ -112,6 +112,6 @@ async def test_a_retry_of_a_row_that_may_not_be_deleted_is_not_there_twice(
     await worker.start()
     await recorder.until_started(1)
     async with asyncio.timeout(DEADLINE):
-        while not any("rejects its verdict" in r.getMessage() for r in caplog.records):
+        while not any("refuses to retry" in r.getMessage() for r in caplog.records):
             await asyncio.sleep(0.01)
     assert execute(path, "SELECT count(*) FROM offload_scheduled") == [(0,)]

@@ -35,6 +35,8 @@ class Database:
         self._busy_timeout = busy_timeout
         self._opened: sqlite3.Connection | None = None
         self._identity: Identity | None = None
+        self.is_made = False
+        """Whether there are tables."""
         self.job, self.scheduled, self.dead, self.worker = (
             f'"{prefix}_{table}"' for table in ("job", "scheduled", "dead", "worker")
         )
@@ -57,15 +59,20 @@ class Database:
         return self._opened
 
     def open(self) -> None:
-        """Open the file, and make it and its tables if need be."""
+        """Open the file, and make it if need be; its tables are made by the first who stores."""
         with self._translated():
             self.path = self.file.path
             self._opened = self.connect()
-            self._enter_wal()
+            self.is_made = schema.is_there(self.connection, self._prefix)
             self.connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            with self.transaction():
-                schema.create(self.connection, self._prefix)
             self._identity = self.file.identity()
+
+    def _make(self) -> None:
+        self._enter_wal()
+        with self.transaction():
+            if not schema.is_there(self.connection, self._prefix):
+                schema.create(self.connection, self._prefix)
+        self.is_made = True
 
     def close(self) -> None:
         """Close the file, if it is open."""
@@ -143,11 +150,16 @@ class Database:
                 connection.execute("RELEASE one")
 
     @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Use the file that has the name now, and raise whatever fails as one of ours."""
+    def errors(self, *, looking: bool = False) -> Iterator[None]:
+        """Use the file that has the name now, and raise whatever fails as one of ours.
+
+        Its tables are there, but for one who is only `looking`: see `is_made`.
+        """
         with self._translated():
             if self.is_moved() and self._identity is not None:
                 self._follow()
+            if not looking and not self.is_made:
+                self._make()
             yield
 
     @contextmanager

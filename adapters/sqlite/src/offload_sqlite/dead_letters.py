@@ -38,14 +38,16 @@ class DeadLetterTable:
 
     def show(self, job_id: str) -> StoredDeadLetter | None:
         """The one with this id."""
-        with self._database.errors():
-            found = self._rows_of(job_id)
+        with self._database.errors(looking=True):
+            found = self._rows_of(job_id) if self._database.is_made else []
         letters = self._select("WHERE seq = ?", (found[0],)) if found else []
         return letters[0] if letters else None
 
     def _select(self, where: str, values: tuple[object, ...]) -> list[StoredDeadLetter]:
         connection, dead = self._database.connection, self._database.dead
-        with self._database.errors(), any_text(connection):
+        with self._database.errors(looking=True), any_text(connection):
+            if not self._database.is_made:
+                return []
             try:
                 rows = connection.execute(f"SELECT {_COLUMNS} FROM {dead} {where}", values)
                 return [_read(row) for row in rows.fetchall()]
@@ -81,7 +83,9 @@ class DeadLetterTable:
 
     def requeue(self, ids: Sequence[str]) -> list[str]:
         """Move them back to the ends of their queues, all in one transaction."""
-        with self._database.errors():
+        with self._database.errors(looking=True):
+            if not self._database.is_made:
+                return []
             self._places.draw_in()
             moved = self._do_each(ids, self._requeue_one, "requeued")
             self._sessions.ring()
@@ -89,8 +93,8 @@ class DeadLetterTable:
 
     def discard(self, ids: Sequence[str]) -> list[str]:
         """Delete them."""
-        with self._database.errors():
-            return self._do_each(ids, self._delete, "discarded")
+        with self._database.errors(looking=True):
+            return self._do_each(ids, self._delete, "discarded") if self._database.is_made else []
 
     def _do_each(self, ids: Sequence[str], change: Callable[[int], None], what: str) -> list[str]:
         """Change all that can be, and return their ids."""

@@ -7,7 +7,7 @@ import secrets
 from contextlib import suppress
 
 from offload_sqlite.database import Database, now_ms
-from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
+from offload_sqlite.errors import AnyRowError, IgnoredError, UndoneError, concerns_one_row
 from offload_sqlite.rows import LATEST_MS, any_text, faults, is_good
 
 log = logging.getLogger("offload")
@@ -32,12 +32,12 @@ class Quarantine:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.stuck: dict[str, set[int]] = {database.job: set(), database.scheduled: set()}
-        """By table, the rows that can't even be moved, since a trigger forbids it, for example."""
+        self._stuck: dict[str, dict[int, object]] = {database.job: {}, database.scheduled: {}}
+        """By table, the rows that can't even be moved, and their ids."""
 
     def free_of(self, table: str) -> str:
         """An SQL condition that leaves out the rows that are stuck."""
-        stuck = self.stuck[table]
+        stuck = self._stuck[table]
         return f"seq NOT IN ({','.join(map(str, stuck))})" if stuck else "1"
 
     def put_aside(self, table: str, seq: int, error: Exception | None = None) -> None:
@@ -47,21 +47,86 @@ class Quarantine:
             error: what handling it has raised; it is raised again if it isn't the row's fault.
 
         Raises:
+            AnyRowError: it isn't the row's fault, since one that was made up fails likewise.
             UndoneError: the transaction is over; the next ones leave the row out.
         """
-        if error is not None and not concerns_one_row(error):
-            raise error
+        if error is not None:
+            if not concerns_one_row(error):
+                raise error
+            self._check_with_another(table, seq, error)
         try:
             reason = self._move(table, seq, error)
         except Exception as why:
             if not concerns_one_row(why):
                 raise
-            self.stuck[table].add(seq)
+            self.leave(table, seq)
             log.warning("row %d of %s is no job, and can't be put aside: %r", seq, table, why)
             if isinstance(why, UndoneError):
                 raise
         else:
             log.error("row %d of %s is now a dead letter: %s", seq, table, reason)
+
+    def leave(self, table: str, seq: int) -> None:
+        """Leave this row out, as long as it is there."""
+        self._stuck[table][seq] = self._id_of(table, seq)
+
+    def look_again(self) -> None:
+        """Another row may have the number of one that was left out, and is gone."""
+        for table, stuck in self._stuck.items():
+            for seq, job_id in list(stuck.items()):
+                if self._id_of(table, seq) != job_id:
+                    del stuck[seq]
+
+    def _id_of(self, table: str, seq: int) -> object:
+        with any_text(self._database.connection):
+            query = f"SELECT substr(id, 1, 2000) FROM {table} WHERE seq = ?"
+            found = self._database.connection.execute(query, (seq,)).fetchone()
+        return found and found[0]
+
+    def _check_with_another(self, table: str, seq: int, error: Exception) -> None:
+        """Do the same with a good row, which is taken out again.
+
+        Raises:
+            AnyRowError: it fails, too.
+        """
+        connection = self._database.connection
+        was_in_transaction = connection.in_transaction
+        connection.execute("SAVEPOINT control")
+        try:
+            if self._fails_likewise(table, seq, error):
+                raise AnyRowError(f"{self._database.path}: no row can be used: {error!r}")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO control")
+                connection.execute("RELEASE control")
+            elif was_in_transaction:
+                raise UndoneError("a trigger has rolled the transaction back")
+
+    def _fails_likewise(self, table: str, seq: int, error: Exception) -> bool:
+        execute, job = self._database.connection.execute, self._database.job
+        copy = (
+            f"INSERT INTO {table} (queue, id, due_ms, body) "
+            f"SELECT queue, ?, ?, x'7b7d' FROM {table} WHERE seq = ?"
+        )
+        try:
+            control = execute(copy, (f"control-{secrets.token_hex(8)}", now_ms(), seq)).lastrowid
+        except Exception:
+            return False  # then this row can't tell
+        try:
+            if table == job:
+                lease = f"UPDATE {job} SET session = ?, attempt = attempt + 1 WHERE seq = ?"
+                done = execute(lease, (secrets.randbits(62) + 1, control)).rowcount
+            else:
+                move = (
+                    f"INSERT INTO {job} (queue, id, attempt, due_ms, body) "
+                    f"SELECT queue, id, attempt, due_ms, body FROM {table} WHERE seq = ?"
+                )
+                done = execute(move, (control,)).rowcount
+                done += execute(f"DELETE FROM {table} WHERE seq = ?", (control,)).rowcount - 1
+        except Exception as again:
+            same = (type(error), str(error)) == (type(again), str(again))
+            return same or isinstance(error, UndoneError)
+        return done != 1 and isinstance(error, IgnoredError)
 
     def _move(self, table: str, seq: int, error: Exception | None) -> str:
         """Move it to the dead letters, and return why."""

@@ -59,7 +59,13 @@ INSERT INTO "{ns}_schema" VALUES ({version})
 
 
 def create(connection: sqlite3.Connection, prefix: str) -> None:
-    """Make the tables whose names begin so, inside a transaction, unless they are there.
+    """Make the tables whose names begin so, inside a transaction."""
+    for statement in _TABLES.format(ns=prefix, version=VERSION).split(";"):
+        connection.execute(statement)
+
+
+def is_there(connection: sqlite3.Connection, prefix: str) -> bool:
+    """Whether there are tables whose names begin so.
 
     Raises:
         BackendError: a newer release made them.
@@ -68,12 +74,14 @@ def create(connection: sqlite3.Connection, prefix: str) -> None:
         "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (f"{prefix}_schema",)
     ).fetchone()
     if found is None:
-        for statement in _TABLES.format(ns=prefix, version=VERSION).split(";"):
-            connection.execute(statement)
-    versions = connection.execute(f'SELECT quote(version) FROM "{prefix}_schema"').fetchall()
+        return False
+    versions = connection.execute(
+        f'SELECT DISTINCT quote(version) FROM "{prefix}_schema"'
+    ).fetchall()
     if versions != [(str(VERSION),)]:
         found_versions = ", ".join(version for (version,) in versions) or "none"
         raise BackendError(
             f"the tables {prefix}_… are of version {found_versions}; "
             f"this release knows version {VERSION}"
         )
+    return True

@@ -103,26 +103,29 @@ class Sessions:
         return timedelta(milliseconds=max(-_FARTHEST_MS, min(expires - now_ms(), _FARTHEST_MS)))
 
     def end(self, session: int) -> None:
-        """What the session still has leased goes back at once, as if never taken."""
+        """What the session still has leased goes back at once: its verdict could not be stored."""
         database = self._database
         with database.errors():
             with database.transaction():
                 returned = database.connection.execute(
-                    f"UPDATE {database.job} SET session = 0, attempt = attempt - 1 "
-                    "WHERE session = ?",
-                    (session,),
+                    f"UPDATE {database.job} SET session = 0 WHERE session = ?", (session,)
                 ).rowcount
                 self._delete(session)
             if returned:
                 self.ring()
 
     def give_up(self, session: int) -> None:
-        """What a lost session still has leased goes back at once; its attempts count."""
+        """What a lost session still has leased goes back at once: its worker has cut it short."""
         database = self._database
         with database.errors():
             try:
                 with database.transaction():
-                    self._take_back(session)
+                    database.connection.execute(
+                        f"UPDATE {database.job} SET session = 0, attempt = attempt - 1 "
+                        "WHERE session = ?",
+                        (session,),
+                    )
+                    self._delete(session)
             except Exception as error:
                 if not concerns_one_row(error):
                     raise

@@ -10,6 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from offload import (
+    BackendError,
     BackendUnavailableError,
     Delivery,
     Entry,
@@ -21,14 +22,14 @@ from offload import (
 )
 from offload_sqlite.database import Database, now_ms
 from offload_sqlite.dead_letters import DeadLetterTable
-from offload_sqlite.errors import IgnoredError, UndoneError, concerns_one_row
+from offload_sqlite.errors import AnyRowError, IgnoredError, UndoneError, concerns_one_row
 from offload_sqlite.intake import Intake
 from offload_sqlite.places import Places
 from offload_sqlite.quarantine import Quarantine, next_place
 from offload_sqlite.rows import LATEST_MS, MOST_ATTEMPTS, LeasedRows, any_text, shown
 from offload_sqlite.sessions import Sessions
 
-job_log = logging.getLogger("offload.job")
+log = logging.getLogger("offload")
 
 PROMOTE_AT_ONCE = 1000
 """Scheduled jobs that become ready in one transaction, so that none is long."""
@@ -48,6 +49,7 @@ class Store:
         self.dead_letters = DeadLetterTable(database, self.sessions, self._places)
         self._quarantine = Quarantine(database)
         self._turn = 0
+        self._told: dict[str, str] = {}
         self._first: dict[str, tuple[int, int, int]] = {}
         """The first receipt of the last fetch from each queue."""
         job, scheduled = database.job, database.scheduled
@@ -93,11 +95,12 @@ class Store:
         database = self.database
         with database.errors():
             if self.sessions.reap_now_and_then(session):
+                self._quarantine.look_again()
                 self._quarantine.put_scheduled_aside()
             now = now_ms()
             next_due = self._next_due()
             if next_due is not None and next_due <= now:
-                self._promote(now)
+                self._promote_if_possible(now)
                 next_due = self._next_due()
             ready = [queue for queue in queues if self._has_ready(queue)]
             deliveries: list[Delivery] = []
@@ -125,6 +128,19 @@ class Store:
         )
         due: float | None = self.database.connection.execute(query).fetchone()[0]
         return due
+
+    def _promote_if_possible(self, now: int) -> None:
+        """What is ready must not wait for what another program keeps from becoming so."""
+        try:
+            self._promote(now)
+        except AnyRowError as error:
+            self._tell("what is due can't become ready", error)
+
+    def _tell(self, what: str, error: AnyRowError) -> None:
+        """Log what is in the way, if it wasn't the last time."""
+        if self._told.get(what) != str(error):
+            self._told[what] = str(error)
+            log.error("%s: %s", what, error)
 
     def _promote(self, now: int) -> None:
         database = self.database
@@ -207,6 +223,7 @@ class Store:
         """One of the next rows is no job; it is put aside, and the others are leased."""
         deliveries: list[Delivery] = []
         left = list(queues)
+        struck: AnyRowError | None = None
         while left and len(deliveries) < limit:
             for queue in list(left):
                 if len(deliveries) == limit:
@@ -215,12 +232,32 @@ class Store:
                     left.remove(queue)
                     continue
                 try:
-                    with self.database.savepoint():
-                        # For one more than there is: then it is looked whether it is still there.
-                        deliveries += self._lease_where(session, queue, "seq = ?", (seq,), 2)
-                except Exception as error:
-                    self._quarantine.put_aside(self.database.job, seq, error)
+                    deliveries += self._lease_one(session, queue, seq)
+                except AnyRowError as error:
+                    self._tell(f"no job of queue {queue} can be taken", error)
+                    struck = error
+                    left.remove(queue)
+        if struck is not None and not deliveries:
+            raise struck
         return deliveries
+
+    def _lease_one(self, session: int, queue: str, seq: int) -> list[Delivery]:
+        """Take one row, if it is a job; if it isn't, put it aside."""
+        try:
+            with self.database.savepoint():
+                # For one more than there is: then it is looked whether it is still there.
+                taken = self._lease_where(session, queue, "seq = ?", (seq,), 2)
+        except Exception as error:
+            self._quarantine.put_aside(self.database.job, seq, error)
+            return []
+        if not taken:
+            # It is in an index alone, and would be the next one again and again.
+            job = self.database.job
+            log.error("row %d of %s is in its index alone: the index is made again", seq, job)
+            self.database.connection.execute(f"REINDEX {job}")
+            if self._next_ready(queue) == seq:
+                self._quarantine.leave(job, seq)
+        return taken
 
     def _next_ready(self, queue: str) -> int | None:
         job = self.database.job
@@ -249,12 +286,17 @@ class Store:
     def _lease_where(
         self, session: int, queue: str, which: str, values: tuple[object, ...], limit: int
     ) -> list[Delivery]:
-        rows = self.database.connection.execute(
+        connection = self.database.connection
+        before = connection.total_changes
+        rows = connection.execute(
             f"UPDATE {self.database.job} SET session = ?, attempt = attempt + 1 WHERE {which} "
             # Another program may have written its JSON as text.
             "RETURNING seq, id, attempt, due_ms, CAST(body AS BLOB)",
             (session, *values),
         ).fetchall()
+        if connection.total_changes - before < len(rows):
+            # In a view instead of the table, as SQLite 3.40 has it.
+            raise AnyRowError(f"{self.database.path} does not store who has a job")
         if len(rows) < limit and self._ignored(which, values):
             raise IgnoredError("a trigger keeps it from being leased")
         rows.sort()  # by seq: RETURNING promises no order
@@ -271,7 +313,11 @@ class Store:
     # -- settling --------------------------------------------------------------
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
-        """Carry out the verdicts in one transaction; return what was no longer ours."""
+        """Carry out the verdicts in one transaction; return what was no longer ours.
+
+        Raises:
+            BackendError: one of them is rejected, and none is carried out.
+        """
         with self.database.errors():
             try:
                 with self.database.transaction():
@@ -279,10 +325,15 @@ class Store:
             except Exception as error:
                 if not concerns_one_row(error):
                     raise
-                foreign = self._settle_apart(settlements)
+                if len(settlements) != 1:
+                    raise self._rejected(error) from error
+                foreign = self._settle_briefly(settlements[0])
             if any(s.verdict is not _ACKNOWLEDGE for s in settlements):
                 self.sessions.ring()
         return foreign
+
+    def _rejected(self, error: Exception) -> BackendError:
+        return BackendError(f"{self.database.path} rejects a verdict: {error!r}")
 
     def _settle_together(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         connection = self.database.connection
@@ -296,48 +347,20 @@ class Store:
             others = list(settlements)
         return [s.delivery for s in others if not self._settle_one(s)]
 
-    def _settle_apart(self, settlements: Sequence[Settlement]) -> list[Delivery]:
-        """Let none of them cost another its verdict."""
-        rejected: set[int] = set()
-        while True:
-            try:
-                with self.database.transaction():
-                    foreign = []
-                    for number, settlement in enumerate(settlements):
-                        if number in rejected or not self._settle_surely(settlement):
-                            foreign.append(settlement.delivery)
-                    return foreign
-            except UndoneError as error:
-                # With it the others that were settled before: again, but without that one.
-                self._tell_rejected(settlements[number], error)
-                rejected.add(number)
-
-    def _settle_surely(self, settlement: Settlement) -> bool:
-        """Settle one that others must not wait for, and if it can't be, less of it.
-
-        A job whose verdict can't be stored at all stays leased as long as this worker runs.
-        """
-        for attempt in (self._settle_one, self._settle_briefly):
-            try:
-                with self.database.savepoint():
-                    return attempt(settlement)
-            except Exception as error:
-                if not concerns_one_row(error) or isinstance(error, UndoneError):
-                    raise
-                last = error
-        self._tell_rejected(settlement, last)
-        return False
-
-    def _tell_rejected(self, settlement: Settlement, why: Exception) -> None:
-        verdict, job_id = settlement.verdict.value, settlement.delivery.id
-        job_log.error("job %s: the database rejects its verdict (%s): %r", job_id, verdict, why)
-
-    def _settle_briefly(self, settlement: Settlement) -> bool:
+    def _settle_briefly(self, settlement: Settlement) -> list[Delivery]:
         """Without what may be the trouble: a long error, text that isn't Unicode, the order."""
         failure = settlement.failure or Failure("")
         error = failure.error[:SHORT_ERROR].encode("utf-8", "backslashreplace").decode()
         brief = Failure(error, "", min(failure.attempts, MOST_ATTEMPTS))
-        return self._settle_one(msgspec.structs.replace(settlement, failure=brief), place=None)
+        settlement = msgspec.structs.replace(settlement, failure=brief)
+        try:
+            with self.database.transaction():
+                done = self._settle_one(settlement, place=None)
+        except Exception as again:
+            if not concerns_one_row(again):
+                raise
+            raise self._rejected(again) from again
+        return [] if done else [settlement.delivery]
 
     def _settle_one(self, settlement: Settlement, place: int | None = -1) -> bool:
         receipt = settlement.delivery.receipt
@@ -379,7 +402,9 @@ class Store:
             f"SELECT 'dead', queue, count(*) FROM {database.dead} GROUP BY queue"
         )
         found: dict[str, Counter[str]] = {}
-        with database.errors(), any_text(database.connection):
+        with database.errors(looking=True), any_text(database.connection):
+            if not database.is_made:
+                return {}
             for state, queue, number in database.connection.execute(query):
                 found.setdefault(shown(queue), Counter())[state] += number
         return {queue: QueueCounts(**by_state) for queue, by_state in sorted(found.items())}

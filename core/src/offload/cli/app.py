@@ -58,6 +58,11 @@ class Commands(click.Group):
             raise click.UsageError(shown(error.format_message()), error.ctx) from None
         except UsageError as error:
             raise RefusedError(shown(str(error))) from error
+        except click.ClickException as error:
+            told = (
+                type(error)(shown(error.message)) if type(error) is click.ClickException else error
+            )
+            raise told from error
         except OffloadError as error:
             text = shown(str(error))
             if isinstance(error, BackendUnavailableError) and error.maybe_stored:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from textwrap import indent
 from typing import Any
 
 import click
@@ -84,9 +85,11 @@ def show(url: str, job_id: str) -> None:
         "error": letter.error,
     }
     for name, value in told.items():
-        click.echo(f"{name + ':':10}{plain(value, lines=True)}")
+        # No line of a foreign text begins where a name stands.
+        lines = plain(value, lines=name in ("args", "error")).replace("\n", "\n" + " " * 10)
+        click.echo(f"{name + ':':10}{lines}")
     if letter.traceback:
-        click.echo("\n" + plain(letter.traceback, lines=True).rstrip())
+        click.echo("\n" + indent(plain(letter.traceback, lines=True).rstrip(), "  "))
 
 
 @dead.command()
@@ -126,10 +129,23 @@ def _check_choice(ids: Sequence[str], every: bool) -> None:
 
 def _remove(url: str, ids: Sequence[str], verb: str, removal: Removal) -> None:
     """Take out the dead letters with these ids, and tell."""
-    removed = on_existing_backend(url, lambda worker: removal(worker.dead_letters, ids))
+
+    async def remove(worker: Worker) -> tuple[Sequence[str], list[str], list[str]]:
+        letters = worker.dead_letters
+        removed = await removal(letters, ids)
+        left = [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]
+        kept = [job_id for job_id in left if await letters.show(job_id) is not None]
+        return removed, kept, [job_id for job_id in left if job_id not in kept]
+
+    removed, kept, missing = on_existing_backend(url, remove)
     click.echo(f"{len(removed):,} {verb}")
-    if missing := [job_id for job_id in dict.fromkeys(ids) if job_id not in removed]:
-        raise click.ClickException("no dead letter has the id " + plain(", ".join(missing)))
+    faults = []
+    if kept:
+        faults.append(f"the backend does not let them be {verb}: {plain(', '.join(kept))}")
+    if missing:
+        faults.append(f"no dead letter has the id {plain(', '.join(missing))}")
+    if faults:
+        raise click.ClickException("; ".join(faults))
 
 
 def _remove_all(url: str, verb: str, sweep: Sweep) -> None:

@@ -40,6 +40,8 @@ def load_worker(path: str) -> Worker:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
+    except SystemExit as error:
+        raise click.ClickException(f"module {name!r} has ended its import by {error!r}") from error
     except ModuleNotFoundError as error:
         # Only the module asked for, or a package on the way to it; not what it imports.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):

@@ -35,12 +35,12 @@ class _PlainTable(Table):
     """A table whose cells may come from anywhere."""
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """Add a row; text is made plain, its lines stay, and of a huge one its beginning."""
+        """Add a row; text is made plain, on one line, and of a huge one its beginning."""
         super().add_row(*(_cell(c) if isinstance(c, str) else c for c in cells), **options)
 
 
 def _cell(text: str) -> str:
-    return plain(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…", lines=True)
+    return plain(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…")
 
 
 def make_table(console: Console, *columns: str) -> Table:

@@ -169,7 +169,8 @@ class Dispatcher:
     def _settled(self, batch: Batch, foreign: Collection[Delivery]) -> None:
         tell_success = "job_succeeded" in self._observers.wanted
         for settlement, context in batch:
-            if foreign and settlement.delivery in foreign:
+            is_late = bool(foreign) and settlement.delivery in foreign
+            if is_late and settlement.verdict is not Verdict.RELEASE:
                 write(
                     job_log.warning,
                     "job %s (%s): too late to %s it; its lease was lost and it runs again",

@@ -37,16 +37,20 @@ def write_traceback(log: logging.Logger, text: str, *args: Any, trace: str) -> N
 
 
 def shown(text: str) -> str:
-    """A foreign text (a handler's name, an id, an error), short and on one line."""
+    """A foreign text (a handler's name, an id), short and on one line."""
     if not isinstance(text, str):
         return f"<{type(text).__name__}>"  # a driver's mistake
-    text = text.partition("\n")[0] if text.count("\n") else text
     return plain(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…")
+
+
+def first_line(text: str) -> str:
+    """Of an error, whose other lines come with its traceback; as `shown`."""
+    return shown(text.partition("\n")[0] if isinstance(text, str) else text)
 
 
 def shown_error(error: BaseException) -> str:
     """The text of an error, likewise; what a server says may be in it. Never raises."""
     try:
-        return shown(str(error))
+        return first_line(str(error))
     except BaseException:
         return "its text can't be read"

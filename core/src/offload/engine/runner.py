@@ -16,7 +16,14 @@ from typing import Any
 from offload import envelope
 from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.duration import format_duration
-from offload.engine.logs import engine_log, job_log, shown, write, write_traceback
+from offload.engine.logs import (
+    engine_log,
+    first_line,
+    job_log,
+    shown,
+    write,
+    write_traceback,
+)
 from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
@@ -293,7 +300,8 @@ class Runner:
             self.finished_jobs += 1
             self._settler.add(Settlement(run.delivery, _ACKNOWLEDGE), run.context)
         elif interruption is Interruption.LEASE_LOST:
-            self._observers.tell("job_returned", job=run.context)
+            # Should the lease come back, nobody else would let go of the job.
+            self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
         elif interruption or (self.stopping and issubclass(type(error), WorkerStoppedError)):
             self.give_back(run)
         else:
@@ -351,10 +359,12 @@ class Runner:
         if settlement.verdict is Verdict.RETRY:
             after = format_duration(timedelta(milliseconds=settlement.delay_ms))
             line = "job %s (%s): attempt %d%s failed, the next comes in %s: %s"
-            write(job_log.warning, line, *what, after, shown(failure.error))
+            write(job_log.warning, line, *what, after, first_line(failure.error))
         else:
             line = "job %s (%s): attempt %d%s failed; it is a dead letter: %s"
-            write_traceback(job_log, line, *what, shown(failure.error), trace=failure.traceback)
+            write_traceback(
+                job_log, line, *what, first_line(failure.error), trace=failure.traceback
+            )
 
 
 def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:

@@ -44,7 +44,12 @@ else
     redis.call('RPUSH', KEYS[1], unpack(due))
     redis.call('ZREMRANGEBYRANK', KEYS[2], 0, #due - 1)
   end
-  entries = redis.call('LPOP', KEYS[1], ARGV[4]) or {}
+  entries = {}
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    -- Nothing of a script is undone when a command in it is refused. So this comes first.
+    redis.call('HSET', KEYS[6], session, first)
+    entries = redis.call('LPOP', KEYS[1], ARGV[4]) or {}
+  end
   number = first + #entries
   if #entries > 0 then
     local filed = {}
@@ -52,7 +57,13 @@ else
       filed[2 * i - 1] = session .. '.' .. (first + i - 1)
       filed[2 * i] = entry
     end
-    redis.call('HSET', KEYS[3], unpack(filed))
+    local answer = redis.pcall('HSET', KEYS[3], unpack(filed))
+    if type(answer) == 'table' and answer.err then
+      for i = #entries, 1, -1 do
+        redis.call('LPUSH', KEYS[1], entries[i])
+      end
+      return answer
+    end
     redis.call('HSET', KEYS[6], session, number)
   end
 end

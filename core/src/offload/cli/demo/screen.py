@@ -57,7 +57,7 @@ def summary(console: Console, found: Walk, ledger: Ledger, conductor: Conductor)
 def _table(console: Console, title: str, rows: dict[str, str]) -> Table:
     table = make_table(console, title, "")
     for name, value in rows.items():
-        table.add_row(name, plain(value, lines=True))
+        table.add_row(name, Text(plain(value, lines=True)))
     return table
 
 
