@@ -229,8 +229,8 @@ def test_jobs_in_memory_are_named_when_their_loop_is_gone(caplog):
         return await worker.perform_in(Job("note"), 3600)
 
     job_id = asyncio.run(begin())
-    until(lambda: worker.state is State.STOPPED)
-    assert any(job_id in record.getMessage() for record in caplog.records)
+    until(lambda: any(job_id in record.getMessage() for record in list(caplog.records)))
+    assert worker.state is State.STOPPED
 
 
 @in_process

@@ -205,3 +205,43 @@ async def test_conf_5_a_password_is_in_no_repr(server, user):
     for thing in (driver, driver._server, driver._link, driver._link._connection):
         assert "c4n4ry" not in repr(thing)
         assert "c4n4ry" not in repr(vars(thing))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_a_command_that_is_forbidden_for_a_while_loses_nothing(
+    command, make, user, store, recorder
+):
+    """Redis undoes nothing of a script in which a command is refused."""
+    worker = make(user(), concurrency=5)
+    worker.register("hold", recorder.hold)
+    await worker.start()
+    await worker.perform_many([Job("hold")] * 300)
+    await recorder.until_started(5)
+    user(f"-{command.replace(' ', '|')}")
+    recorder.gate.set()
+    async with asyncio.timeout(DEADLINE):
+        for _ in range(20):  # in which it fetches, settles and fails
+            await asyncio.sleep(0.01)
+        user()
+        await recorder.until(lambda: len(set(recorder.ended)) == 300)
+    assert (await worker.counts()).get("default", offload.QueueCounts()).dead == 0
+
+
+async def test_a_lease_that_comes_back_keeps_no_job_of_a_run_that_was_cancelled(
+    make, store, keys, recorder
+):
+    worker = make(lease="1s")
+    worker.register("hold", recorder.hold)
+    await worker.start()
+    await worker.perform(Job("hold"))
+    await recorder.until_started(1)
+    async with asyncio.timeout(DEADLINE):
+        store.rename(keys.leases, "aside")
+        while recorder.running:  # its lease is lost, and the run is cancelled
+            await asyncio.sleep(0.001)
+        if store.exists("aside") and not store.exists(keys.leases):
+            store.rename("aside", keys.leases)
+        await recorder.until_started(2)
+        recorder.gate.set()
+        while await worker.counts():
+            await asyncio.sleep(0.01)

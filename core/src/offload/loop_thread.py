@@ -113,15 +113,18 @@ def result(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
         BackendUnavailableError: the loop ended before the call did.
     """
     looks = 0
-    while looks < LOOKS:
-        try:
-            return future.result(LOOK_SECONDS)
-        except CancelledError:
-            break
-        except TimeoutError:
-            if future.done():
-                raise
-        looks = 0 if loop.is_running() else looks + 1
+    try:
+        while looks < LOOKS:
+            try:
+                return future.result(LOOK_SECONDS)
+            except CancelledError:
+                break
+            except TimeoutError:
+                if future.done():
+                    raise
+            looks = 0 if loop.is_running() else looks + 1
+    finally:
+        del future  # its error has this frame in its traceback, and that of the caller
     raise _ended(maybe_stored=True)
 
 

@@ -8,6 +8,7 @@ import inspect
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,7 +32,8 @@ def run(worker: Worker, main: Main | None = None, *, worker_off: bool = False) -
     been caught. Afterwards the handlers of both are as they were. Outside the
     main thread no signal is listened to. With `worker_off` the worker only
     performs. What start or `main` raises is raised here, after the drain; so
-    is SystemExit. In any other task it ends that task alone (FAIL-4).
+    is SystemExit of it or of a signal handler. In a task it ends that task
+    alone (FAIL-4).
 
     Raises:
         UsageError: `main` is not a function, or this thread runs an event loop already.
@@ -41,14 +43,31 @@ def run(worker: Worker, main: Main | None = None, *, worker_off: bool = False) -
         loop = runner.get_loop()
         signalled = asyncio.Event()
         program = loop.create_task(_run(worker, main, worker_off, signalled))
+        asked: BaseException | None = None
         with _listening(loop, signalled):
             while True:
                 try:
-                    return loop.run_until_complete(program)
+                    report = loop.run_until_complete(program)
                 except (SystemExit, KeyboardInterrupt) as error:
                     if program.done() and not program.cancelled() and program.exception() is error:
                         raise
-                    tell_of_exit(error)
+                    if _is_of_a_signal_handler(error):
+                        asked = error
+                        signalled.set()
+                    else:
+                        tell_of_exit(error)
+                else:
+                    break
+        if asked is not None:
+            raise asked
+        return report
+
+
+def _is_of_a_signal_handler(error: BaseException) -> bool:
+    """Whether a handler of the application's has raised this, and not a task or a callback."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    codes = {getattr(inspect.unwrap(each), "__code__", None) for each in handlers if callable(each)}
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _check(main: Main | None) -> None:

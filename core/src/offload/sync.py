@@ -46,7 +46,7 @@ class SyncWorker:
 
     def start(self) -> None:
         """See `Worker.start`. A worker that still runs when the interpreter ends is stopped."""
-        self._run(self._worker.start())
+        self._run(self._worker.start(), on_own_loop=True)
         atexit.register(_stop_at_exit, weakref.ref(self), os.getpid())
 
     def stop(self) -> StopReport:
@@ -87,9 +87,9 @@ class SyncWorker:
     ) -> None:
         self.stop()
 
-    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+    def _run(self, call: Coroutine[Any, Any, T], *, on_own_loop: bool = False) -> T:
         try:
-            loop = self._loop()
+            loop = self._loop(on_own_loop)
         except BaseException:
             call.close()
             raise
@@ -106,13 +106,15 @@ class SyncWorker:
             if is_last and self._worker.loop is not loop:  # it belongs to another loop, or to none
                 self._end_own_thread()
 
-    def _loop(self) -> asyncio.AbstractEventLoop:
+    def _loop(self, on_own_loop: bool) -> asyncio.AbstractEventLoop:
         if self._process != os.getpid():
             # A forked child: the thread, and the holder of the lock, are the parent's.
             self._process, self._thread, self._lock = os.getpid(), None, threading.Lock()
             self._calls = 0
         bound = self._worker.loop
-        if bound is None or not bound.is_running():
+        is_started = self._worker.state in (State.RUNNING, State.STOPPING)
+        # One that only performs may end at any time, as that of a request does.
+        if bound is None or not bound.is_running() or (on_own_loop and not is_started):
             bound = self._own_loop()
         try:
             running = asyncio.get_running_loop()

@@ -37,6 +37,7 @@ class SimpleDriver:
         self._memory.add(entries)
 
     async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
         self._subscription = SimpleSubscription(self._memory, queues)
         return self._subscription
 

@@ -65,6 +65,13 @@ class Memory:
             else:
                 self.ready[job.queue].append(job)
 
+    def take_back(self) -> None:
+        """What a worker had taken whose loop has ended waits again, in front."""
+        for job in reversed(self.running.values()):
+            job.attempt -= 1
+            self.ready[job.queue].appendleft(job)
+        self.running.clear()
+
     def schedule(self, job: StoredJob, now: int, delay_ms: int) -> None:
         """Make a job wait."""
         # One more, since the millisecond that is now has begun already.

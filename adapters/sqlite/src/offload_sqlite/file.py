@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TypeAlias
 
-from offload import BackendError
+from offload import BackendError, ConfigError
 
 Identity: TypeAlias = tuple[int, int]
 """What tells one file from another of the same name: its device and its number there."""
@@ -19,7 +19,10 @@ class DatabaseFile:
 
     def __init__(self, path: Path, mode: int | None = None) -> None:
         """`mode` is that of the file and of those beside it; None leaves them to the umask."""
-        self.named = path.absolute()
+        try:
+            self.named = path.absolute()
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: the working directory is gone; name a whole path") from None
         self._mode = mode
 
     @property

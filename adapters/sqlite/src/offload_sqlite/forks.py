@@ -38,9 +38,12 @@ class Gate:
 
 _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 _closed: list[Gate] = []
+_forking = threading.Lock()
+"""One fork at a time: two threads that fork at once would each open what both have closed."""
 
 
 def _close_all() -> None:
+    _forking.acquire()
     _closed[:] = list(_gates)
     for gate in _closed:
         gate.close()
@@ -51,6 +54,7 @@ def _open_all() -> None:
         with contextlib.suppress(RuntimeError):
             gate.open()
     _closed.clear()
+    _forking.release()
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,6 +15,13 @@ from offload.cli import logs
 from offload.cli.loading import load_worker
 from offload.text import plain
 
+
+def tell(text: str) -> None:
+    """Say something; that nobody reads it any more is no reason to end."""
+    with contextlib.suppress(OSError):
+        click.echo(text)
+
+
 LEFT_UNFINISHED = 3
 """The exit code when jobs were cut short or lost."""
 
@@ -53,15 +60,15 @@ def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
     logs.configure_again(log_format, log_level)
 
     async def announce_and_wait() -> None:
-        click.echo(f"Running {found!r}. To stop: Ctrl-C or SIGTERM; a second one ends it at once.")
+        tell(f"Running {found!r}. To stop: Ctrl-C or SIGTERM; a second one ends it at once.")
         await asyncio.Event().wait()
 
     report = offload.run(found, announce_and_wait)
-    click.echo(
+    tell(
         f"Stopped. In draining, {report.finished} finished, {len(report.returned)} were cut short "
         f"and returned, {len(report.lost)} lost."
     )
     if report.returned:
-        click.echo("They run again: " + plain(" ".join(report.returned)))
+        tell("They run again: " + plain(" ".join(report.returned)))
     if report.returned or report.lost:
         sys.exit(LEFT_UNFINISHED)

@@ -7,6 +7,7 @@ from typing import Any
 
 from offload import envelope
 from offload.driver import DeadLetterStore, DeadLetterSweep, StoredDeadLetter
+from offload.errors import UsageError
 from offload.worker import DeadLetter
 
 Look = Callable[[Callable[[DeadLetterStore], Awaitable[Any]]], Awaitable[Any]]
@@ -22,18 +23,25 @@ class StoredDeadLetters:
         self._look = look
 
     async def list(self, limit: int = 100, after: str | None = None) -> Sequence[DeadLetter]:
+        if not isinstance(limit, int) or isinstance(limit, bool):
+            raise UsageError(f"limit: {limit!r} is not a whole number")
+        if after is not None and not isinstance(after, str):
+            raise UsageError(f"after: {after!r} is not the cursor of a dead letter")
         found = await self._look(lambda store: store.list_dead(limit, after))
         return [_decoded(stored) for stored in found]
 
     async def show(self, job_id: str) -> DeadLetter | None:
+        _check_ids([job_id])
         stored = await self._look(lambda store: store.show_dead(job_id))
         return None if stored is None else _decoded(stored)
 
     async def requeue(self, ids: Sequence[str]) -> Sequence[str]:
+        _check_ids(ids)
         requeued: Sequence[str] = await self._look(lambda store: store.requeue_dead(ids))
         return requeued
 
     async def discard(self, ids: Sequence[str]) -> Sequence[str]:
+        _check_ids(ids)
         discarded: Sequence[str] = await self._look(lambda store: store.discard_dead(ids))
         return discarded
 
@@ -44,6 +52,14 @@ class StoredDeadLetters:
     async def discard_all(self) -> int:
         count: int = await self._look(_discard_all)
         return count
+
+
+def _check_ids(ids: Any) -> None:
+    if isinstance(ids, str) or not isinstance(ids, Sequence):
+        raise UsageError(f"ids: a list of ids is wanted, not {ids!r}")
+    for job_id in ids:
+        if not isinstance(job_id, str):
+            raise UsageError(f"{job_id!r} is not the id of a dead letter")
 
 
 async def _requeue_all(store: DeadLetterStore) -> int:

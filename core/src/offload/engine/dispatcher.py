@@ -54,7 +54,14 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._outage = Outage()
         self._settler = Settler(subscription, self._settled, self._outage)
-        self._runner = Runner(registry, observers, self._settler, longest_delay, self._use_slots)
+        self._runner = Runner(
+            registry,
+            observers,
+            self._settler,
+            longest_delay,
+            self._use_slots,
+            lambda: self._settle_loop.was_cancelled,
+        )
         self.runs_caller = self._runner.runs_caller
 
         self._buffer: deque[Delivery] = deque()

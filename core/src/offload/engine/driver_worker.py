@@ -20,6 +20,7 @@ from offload.duration import format_duration
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.elsewhere import Elsewhere
+from offload.engine.logs import write
 from offload.engine.outbox import MAX_BATCH, Outbox
 from offload.engine.registry import Registry
 from offload.engine.supervisor import own_task
@@ -59,6 +60,8 @@ CLOSE_SECONDS = 0.9
 """How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
 DRIVER_SECONDS = 0.1
 """The part of it that is the driver's, whatever the subscription took."""
+TAKING_TURNS = 500
+"""How often a start tries to have a worker that others only perform with."""
 TURN_SECONDS = 0.001
 """How often a loop that waits for its turn looks whether it has come."""
 
@@ -111,6 +114,7 @@ class DriverWorker(Worker):
         self._elsewhere = Elsewhere(self._make) if self._make is not None else None
         self._binding = threading.Lock()
         self._users = 0
+        self._taker: asyncio.AbstractEventLoop | None = None
         self._dispatcher: Dispatcher | None = None
         self._state = State.NEW
         self._is_open = False
@@ -130,7 +134,16 @@ class DriverWorker(Worker):
     # -- life ----------------------------------------------------------------
 
     async def start(self) -> None:
-        await self._bind_here("start")
+        self._taker = asyncio.get_running_loop()
+        try:
+            for _ in range(TAKING_TURNS):  # a loop in its end runs and rests by turns
+                await self._take_over()
+                if self._is_at_work or await self._bind():
+                    break
+                await asyncio.sleep(TURN_SECONDS)
+            await self._bind_here("start")
+        finally:
+            self._taker = None
         if self._starting or self._state in (State.RUNNING, State.STOPPING):
             raise AlreadyRunningError(f"{self!r} can't be started before it has stopped")
         self._starting = True
@@ -150,7 +163,7 @@ class DriverWorker(Worker):
                 vigil.hold(self)
         finally:
             self._starting = False
-        log.info("worker started on %s", self._config)
+        write(log.info, "worker started on %s", self._config)
         self._observers.tell("worker_started", worker=self)
 
     async def _subscribe(self) -> Dispatcher:
@@ -193,25 +206,29 @@ class DriverWorker(Worker):
                 if self._dispatcher is not None:
                     if busy := self._dispatcher.busy_slots:
                         within = format_duration(self._config[GRACE])
-                        log.warning("draining: %d jobs, up to %s", busy, within)
+                        write(log.warning, "draining: %d jobs, up to %s", busy, within)
                     finished, returned = await self._dispatcher.drain(grace, deadline - 0.2)
                 lost = await self._disconnect(self._dispatcher, deadline)
                 await self._leave_elsewhere(deadline)
-        finally:
-            self._dispatcher = None
+        except asyncio.CancelledError:
+            # A second stop finishes it; or the loop ends, and the vigil finds that.
             self._draining = None
-            self._state = State.STOPPED
-            vigil.release(self)
+            raise
+        finally:
+            if self._draining is not None:
+                self._dispatcher = None
+                self._draining = None
+                self._state = State.STOPPED
+                vigil.release(self)
         if self.claims.durable:
             report = StopReport(finished, tuple(returned))
         else:
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
         _name_lost(report.lost)
-        log.info(
+        write(
+            log.info,
             "worker stopped: %d finished, %d returned, %d lost",
-            report.finished,
-            len(report.returned),
-            len(report.lost),
+            *(report.finished, len(report.returned), len(report.lost)),
         )
         self._observers.tell("worker_stopped", worker=self, report=report)
         return report
@@ -266,6 +283,8 @@ class DriverWorker(Worker):
         was_open, dispatcher = False, None
         with self._binding:
             former = self.loop
+            if self._taker is not None and self._taker is not loop:
+                return False  # it is about to start
             if former is not loop:
                 if former is not None and not self._is_left(former):
                     return False
@@ -279,12 +298,42 @@ class DriverWorker(Worker):
                 await self._disconnect_within(dispatcher, CLOSE_SECONDS)
         return True
 
+    async def _take_over(self) -> None:
+        """Before a start: leave a loop that runs elsewhere, and on which we only performed."""
+        here = asyncio.get_running_loop()
+        while True:
+            with self._binding:
+                former = self.loop
+                if former is None or former is here or not former.is_running():
+                    return
+                if self._is_at_work or not self.claims.distributed:
+                    return
+                self._ready_on = None
+                if not self._users:
+                    self.loop, outbox = here, self._outbox
+                    was_open, _ = self._forget_loop()
+                    break
+            await asyncio.sleep(TURN_SECONDS)
+        if was_open:
+            leaving = _leave(outbox, self._driver)
+            try:
+                leave = result_elsewhere(submit(leaving, former), former)
+                await asyncio.wait_for(leave, CLOSE_SECONDS)
+            except Exception as error:
+                _tell_of_close(error)
+            finally:
+                leaving.close()  # if its loop has ended without ever beginning it
+
+    @property
+    def _is_at_work(self) -> bool:
+        """Whether a worker runs, begins or drains on our loop."""
+        return self._dispatcher is not None or self._starting or self._draining is not None
+
     def _is_left(self, former: asyncio.AbstractEventLoop) -> bool:
         """Whether nothing of ours goes on on a loop: then it is another one's turn."""
         if former.is_closed():
             return True
-        is_at_work = self._dispatcher is not None or self._starting or self._draining is not None
-        if is_at_work or self._users:
+        if self._is_at_work or self._users:
             return False
         # What several processes share has a driver for each loop; what is in our memory has one.
         return not former.is_running() or self._elsewhere is None or not self.claims.distributed
@@ -321,6 +370,8 @@ class DriverWorker(Worker):
         was_open, self._is_open = self._is_open, False
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
+            line = "the event loop of %s was closed without a stop: it is stopped now"
+            write(log.warning, line, repr(self))  # a record may be kept, and must not keep us
             dispatcher.abandon()
             vigil.release(self)
         if self._state is not State.NEW:
@@ -334,8 +385,6 @@ class DriverWorker(Worker):
         try:
             if self.loop is None or not self.loop.is_closed():
                 return
-            line = "the event loop of %s was closed without a stop: it is stopped now"
-            log.warning(line, repr(self))  # a record may be kept for long, and must not keep us
             self.loop = None
             self._is_open, dispatcher = self._forget_loop()
             lost = asyncio.run(self._disconnect_within(dispatcher, CLOSE_SECONDS))
@@ -465,8 +514,10 @@ class DriverWorker(Worker):
         await result_elsewhere(submit(self._outbox.send(entries), loop), loop)
 
     def _refuse_if_stopped(self) -> None:
-        if self._draining is not None or self._state is State.STOPPED:
-            raise WorkerStoppedError(f"{self!r} performs no more: stop() was called")
+        if self._draining is not None or self._state in (State.STOPPING, State.STOPPED):
+            raise WorkerStoppedError(
+                f"{self!r} performs no more: stop() was called, or its event loop has ended"
+            )
 
     def _make_entry(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
         if not isinstance(job, Job):
@@ -536,6 +587,11 @@ class DriverWorker(Worker):
         return await result_elsewhere(submit(self._look(action), loop), loop)
 
 
+async def _leave(outbox: Outbox, driver: Driver) -> None:
+    await outbox.idle()
+    await driver.close()
+
+
 async def _close(driver: Driver) -> Sequence[str]:
     return await driver.close()
 
@@ -547,11 +603,11 @@ async def _count(driver: Counts) -> Mapping[str, QueueCounts]:
 def _name_lost(lost: Sequence[str]) -> None:
     for begin in range(0, len(lost), LOST_IN_A_LINE):
         ids = lost[begin : begin + LOST_IN_A_LINE]
-        job_log.warning("lost unless this worker starts again: %s", ", ".join(ids))
+        write(job_log.warning, "lost unless this worker starts again: %s", ", ".join(ids))
 
 
 def _tell_of_close(error: Exception) -> None:
     if isinstance(error, (TimeoutError, BackendError)):
-        log.warning("the backend didn't answer while the worker disconnected: %r", error)
+        write(log.warning, "the backend didn't answer while the worker disconnected: %r", error)
     else:
-        log.error("the driver failed to close", exc_info=error)
+        write(log.error, "the driver failed to close", error=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Collection
 
 from offload.driver import Delivery, Leases
@@ -14,6 +15,8 @@ from offload.engine.outage import Outage
 WHAT = "leases can't be extended"
 JOIN_SECONDS = 1.0
 """How long an extension that is under way holds up who lets go of the leases."""
+LONGEST_REST_SECONDS = 60.0
+"""How long a loop may stand still between two runs, before its worker's leases end."""
 SHORTEST_GAP, LONGEST_GAP = 0.01, 3600.0
 """Seconds between extensions, whatever the driver says of its lease."""
 
@@ -69,7 +72,12 @@ class LeaseKeeper:
                 self._loop.call_soon_threadsafe(self._ended.set)
 
     def _extend_until_stopped(self) -> None:
+        ran_at = time.monotonic()
         while not self._stopping.wait(self._gap()):
+            if self._loop.is_running():
+                ran_at = time.monotonic()
+            elif time.monotonic() - ran_at > LONGEST_REST_SECONDS:
+                continue  # nobody runs that loop any more: others may have the jobs
             try:
                 lost = self._leases.extend(self._held())
                 if lost:

@@ -16,6 +16,7 @@ from typing import Any
 from offload import envelope
 from offload.driver import Delivery, Failure, Settlement, Verdict
 from offload.duration import format_duration
+from offload.engine.forked_handler import end_child_of
 from offload.engine.logs import (
     engine_log,
     first_line,
@@ -27,6 +28,7 @@ from offload.engine.logs import (
 from offload.engine.registry import Registered, Registry
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
+from offload.engine.supervisor import RESTART_SECONDS
 from offload.engine.threads import HandlerThreads, Outcome
 from offload.engine.verdicts import describe, judge, let_frames_go, storable, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
@@ -60,8 +62,13 @@ class Runner:
         settler: Settler,
         longest_delay: timedelta,
         on_change: Callable[[], None],
+        all_are_cancelled: Callable[[], bool],
     ) -> None:
-        """`on_change` is called when a run has ended, and when a slot has fallen free."""
+        """`on_change` is called when a run has ended, and when a slot has fallen free.
+
+        `all_are_cancelled` tells whether somebody has cancelled every task of the loop.
+        """
+        self._all_are_cancelled = all_are_cancelled
         self._registry = registry
         self._observers = observers
         self._settler = settler
@@ -179,6 +186,7 @@ class Runner:
                 await _nothing_left_of(result)
         except BaseException as raised:
             error = raised
+        end_child_of(run.context, error)
         try:
             self._end(run, error)
         finally:
@@ -304,6 +312,10 @@ class Runner:
             self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
         elif interruption or (self.stopping and issubclass(type(error), WorkerStoppedError)):
             self.give_back(run)
+        elif isinstance(error, asyncio.CancelledError) and self._all_are_cancelled():
+            # By the end of the loop, most often: then there is no verdict.
+            failure = (run.delivery, run.handler, run.context, error)
+            self._loop.call_later(RESTART_SECONDS, self._fail, *failure)
         else:
             self.finished_jobs += 1
             self._fail(run.delivery, run.handler, run.context, error)

@@ -41,6 +41,11 @@ class Supervised:
             self._restart.cancel()
         self.task.cancel()
 
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether others have cancelled it, and it hasn't begun again."""
+        return not self._is_cancelled and self.task.cancelling() > 0
+
     def _begin(self) -> None:
         self.task = own_task(_supervise(self._work, self._what), f"offload-{self._what}")
         self.task.add_done_callback(self._ended)

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from offload.engine.forked_handler import end_child_of
 from offload.engine.logs import engine_log, write
 from offload.engine.pause import pause
+from offload.job import running_job
 
 WATCH_SECONDS = 1.0
 """How often is looked whether the threads that calls wait for are alive."""
@@ -179,6 +181,7 @@ class HandlerThreads:
             outcome = Outcome(None, call.context.run(call.function, call.argument))
         except BaseException as error:
             outcome = Outcome(error, None)
+        end_child_of(call.context.get(running_job), outcome.error)
         with contextlib.suppress(RuntimeError):  # the loop was closed without waiting for it
             self._loop.call_soon_threadsafe(self._ended, call, outcome)
         del outcome  # no error in a frame of its own
