@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import strategies as st
 
+import offload
 from offload.cli import logs, main
 from offload.worker import DeadLetter
 
@@ -174,3 +175,45 @@ def test_a_huge_name_is_shortened_in_a_table(tmp_path):
     bury(tmp_path / "jobs.db", "1", "q" * 200_000, "note", "no", {})
     for command in (["queues", url], ["dead", "list", url]):
         assert len(run(main, command).stdout) < 10_000
+
+
+def test_no_text_of_a_stranger_begins_a_line(tmp_path):
+    """Else it could be taken for another letter, another queue, or another field of one."""
+    path = tmp_path / "jobs.db"
+    with offload.connect(f"sqlite:///{path}").sync:
+        pass
+    forged = "\nFORGED  2026-11-28 00:37:29Z  default  pay  1"
+    bury(path, f"a{forged}", f"q{forged}", f"h{forged}", f"e{forged}", {"k": f"v{forged}"})
+    looks = [["dead", "list"], ["queues"], ["dead", "show"]]
+    for look in looks:
+        words = [*look, f"sqlite:///{path}", *([f"a{forged}"] if "show" in look else [])]
+        output = CliRunner().invoke(main, words).output
+        assert "FORGED" in output
+        assert not [line for line in output.splitlines() if line.startswith("FORGED")]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("raise ValueError('\\x1b[2J evil')", r"ValueError: \x1b[2J evil"),
+        ("import sys; sys.exit(0)", "has ended its import by SystemExit(0)"),
+    ],
+)
+def test_a_module_that_can_not_be_imported_is_told_in_plain_text(tmp_path, source, told):
+    (tmp_path / "app.py").write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "offload", "worker", "app:worker"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert is_plain(done.stderr)
+
+
+def test_a_file_that_is_not_there_is_named_in_plain_text():
+    result = CliRunner().invoke(main, ["queues", "sqlite:////tmp/a%0ab%1b.db"])
+    assert result.exit_code == 1
+    assert r"/tmp/a\nb\x1b.db does not exist" in result.output

@@ -11,6 +11,7 @@ import click
 
 from offload.adapters import connect, find_adapter
 from offload.config import Address, parse_address
+from offload.text import plain
 from offload.worker import Worker
 
 T = TypeVar("T")
@@ -50,6 +51,6 @@ def _check_exists(file: Path) -> None:
     try:
         file.stat()
     except FileNotFoundError:
-        raise click.ClickException(f"{file} does not exist") from None
+        raise click.ClickException(f"{plain(str(file))} does not exist") from None
     except OSError:
         pass  # the adapter says better what is wrong

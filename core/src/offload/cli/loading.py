@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from types import ModuleType
 
 import click
 
+from offload.errors import OffloadError
 from offload.worker import Worker
 
 
@@ -14,8 +16,8 @@ def load_worker(path: str) -> Worker:
     """Import the module and get its worker.
 
     Raises:
-        click.BadParameter: the path, the module, the attribute or its kind is wrong. What the
-            module itself raises is raised as it is: only its traceback shows where.
+        click.BadParameter: the path, the module, the attribute or its kind is wrong.
+        click.ClickException: the module itself raises; with its traceback, which shows where.
     """
     if "/" in path or "@" in path:  # a URL in the wrong place: it may hold a password
         raise click.BadParameter(
@@ -42,15 +44,18 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except SystemExit as error:
         raise click.ClickException(f"module {name!r} has ended its import by {error!r}") from error
-    except ModuleNotFoundError as error:
+    except OffloadError:
+        raise  # of a `connect` in it: one line says it all
+    except Exception as error:
         # Only the module asked for, or a package on the way to it; not what it imports.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        missing = "" if error.name == name else f": there is no {error.name!r}"
-        raise click.BadParameter(
-            f"module {name!r} is not found{missing}; it is looked for in the current directory "
-            "and where Python finds its packages"
-        ) from None
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            missing = "" if error.name == name else f": there is no {error.name!r}"
+            raise click.BadParameter(
+                f"module {name!r} is not found{missing}; it is looked for in the current directory "
+                "and where Python finds its packages"
+            ) from None
+        trace = "".join(traceback.format_exception(error))
+        raise click.ClickException(f"module {name!r} can't be imported\n{trace}") from error
 
 
 def _get(module: ModuleType, attribute: str) -> object:
