@@ -37,6 +37,8 @@ from offload.observers import Observers
 
 _ACKNOWLEDGE = Verdict.ACKNOWLEDGE
 """Looked up once: in 3.11 a member of an enum costs as much to find as a Settlement to make."""
+AT_THE_END = "interpreter shutdown"
+"""What Python says of it."""
 STUBBORN_SECONDS = 0.3
 """How long a handler that was cancelled at its timeout gets to end, before its job has failed."""
 
@@ -310,7 +312,7 @@ class Runner:
         elif interruption is Interruption.LEASE_LOST:
             # Should the lease come back, nobody else would let go of the job.
             self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
-        elif interruption or (self.stopping and issubclass(type(error), WorkerStoppedError)):
+        elif interruption or self._may_not_work(error):
             self.give_back(run)
         elif isinstance(error, asyncio.CancelledError) and self._all_are_cancelled():
             # By the end of the loop, most often: then there is no verdict.
@@ -319,6 +321,13 @@ class Runner:
         else:
             self.finished_jobs += 1
             self._fail(run.delivery, run.handler, run.context, error)
+
+    def _may_not_work(self, error: BaseException) -> bool:
+        """Whether a handler failed for want of what a worker, or a process, in its end refuses."""
+        if issubclass(type(error), WorkerStoppedError):
+            return self.stopping
+        # No thread is made any more, and no executor takes anything.
+        return type(error) is RuntimeError and AT_THE_END in str(error)
 
     def _leave(self, run: Run) -> None:
         self.runs.discard(run)
