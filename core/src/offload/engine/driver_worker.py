@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import inspect
 import logging
 import os
 import threading
@@ -322,7 +323,8 @@ class DriverWorker(Worker):
             except Exception as error:
                 _tell_of_close(error)
             finally:
-                leaving.close()  # if its loop has ended without ever beginning it
+                if inspect.getcoroutinestate(leaving) == inspect.CORO_CREATED:
+                    leaving.close()  # its loop has ended without ever beginning it
 
     @property
     def _is_at_work(self) -> bool:
