@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,14 @@ hypothesis.settings.load_profile("unhurried")
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A fresh backend."""
     return "simple://" if request.param == "simple" else f"sqlite:///{tmp_path}/jobs.db"
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh backend of the kind that a test asks for, as in `indirect=True`."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.db"
+    return f"{request.param}://?namespace=ns-{secrets.token_hex(8)}"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 
+import pytest
 from support import DEADLINE
 
 import offload
@@ -21,38 +22,57 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def each_end_of_a_loop(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test with `is_wound_up` true and false; of what is left open, Python may warn."""
+    for mark in (
+        pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+        # Were it an error, uvloop would wait for ever for what it has only warned of.
+        pytest.mark.filterwarnings("ignore::ResourceWarning"),
+        pytest.mark.parametrize("is_wound_up", [True, False]),
+    ):
+        test = mark(test)
+    return test
+
+
+def with_long_lease(url: str) -> str:
+    """The same backend; no lease ends within a test."""
+    return f"{url}{'&' if '?' in url else '?'}lease=10m"
+
+
+def make_slow(url: str, name: str, begun: list[str]) -> offload.Worker:
+    """A worker whose handler tells its name, and takes an hour if that is `first`."""
+    worker = offload.connect(url)
+
+    @worker.handler("slow", max_attempts=9)
+    async def slow(args: offload.Args) -> None:
+        begun.append(name)
+        await asyncio.sleep(3600 if name == "first" else 0)
+
+    return worker
+
+
+async def begin(worker: offload.Worker, begun: list[str], jobs: int = 1) -> None:
+    """Start it, and return when it runs so many jobs."""
+    await worker.start()
+    await worker.perform_many([Job("slow")] * jobs)
+    async with asyncio.timeout(DEADLINE):
+        while len(begun) < jobs:
+            await asyncio.sleep(0.005)
+
+
 def check_that_a_closed_loop_holds_no_job(url: str, *, is_wound_up: bool) -> None:
     """Another worker gets its jobs, long before their leases end.
 
     With `is_wound_up` its tasks are cancelled first, as `asyncio.run` does.
     """
     begun: list[str] = []
-
-    def make(name: str) -> offload.Worker:
-        worker = offload.connect(url)
-
-        @worker.handler("slow", max_attempts=9)
-        async def slow(args: offload.Args) -> None:
-            begun.append(name)
-            await asyncio.sleep(3600 if name == "first" else 0)
-
-        return worker
-
-    async def start(worker: offload.Worker) -> None:
-        await worker.start()
-        await worker.perform_many([Job("slow")] * 2)
-        async with asyncio.timeout(DEADLINE):
-            while len(begun) < 2:
-                await asyncio.sleep(0.005)
-
-    first = make("first")
+    first, second = make_slow(url, "first", begun), make_slow(url, "second", begun)
     if is_wound_up:
-        asyncio.run(start(first))
+        asyncio.run(begin(first, begun, 2))
     else:
         loop = asyncio.new_event_loop()
-        loop.run_until_complete(start(first))
+        loop.run_until_complete(begin(first, begun, 2))
         loop.close()
-    second = make("second")
     second.sync.start()
     until(lambda: begun.count("second") == 2)
     second.sync.stop()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import secrets
 import sys
 import threading
 import weakref
 
 import pytest
-from lost_loops import check_that_a_closed_loop_holds_no_job, until
+from lost_loops import check_that_a_closed_loop_holds_no_job, until, with_long_lease
 from support import DEADLINE
 
 import offload
@@ -21,15 +20,6 @@ EXITS = {
     "SystemExit": lambda: sys.exit(2),  # as argparse does, and click
     "KeyboardInterrupt": lambda: (_ for _ in ()).throw(KeyboardInterrupt),
 }
-
-
-@pytest.fixture
-def backend(request, tmp_path):
-    """A fresh backend of the kind that is asked for; no lease ends within the test."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.db?lease=10m"
-    lease = "" if request.param == "simple" else "&lease=10m"
-    return f"{request.param}://?namespace=ns-{secrets.token_hex(8)}{lease}"
 
 
 each = pytest.mark.parametrize("backend", ["simple", "sqlite", "redis+fake"], indirect=True)
@@ -214,7 +204,7 @@ async def test_a_worker_started_on_a_loop_goes_on_though_nothing_refers_to_it(ba
     indirect=["backend"],
 )
 def test_a_loop_that_is_closed_without_a_stop_holds_no_job(backend, is_wound_up, caplog):
-    check_that_a_closed_loop_holds_no_job(backend, is_wound_up=is_wound_up)
+    check_that_a_closed_loop_holds_no_job(with_long_lease(backend), is_wound_up=is_wound_up)
     (line,) = (r for r in caplog.records if "closed without a stop" in r.getMessage())
     assert line.levelno == logging.WARNING
 

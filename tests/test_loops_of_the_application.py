@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import secrets
 import signal
 import threading
 import time
@@ -20,14 +19,6 @@ import offload
 from offload import BackendUnavailableError, Job, State, UsageError
 
 EACH = ["simple", "sqlite", "redis+fake"]
-
-
-@pytest.fixture
-def backend(request, tmp_path):
-    """A fresh backend of the kind that is asked for."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.db"
-    return f"{request.param}://?namespace=ns-{secrets.token_hex(8)}"
 
 
 each = pytest.mark.parametrize("backend", EACH, indirect=True)

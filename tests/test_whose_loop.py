@@ -7,27 +7,17 @@ import contextlib
 import gc
 import logging
 import os
-import secrets
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
-from lost_loops import until
+from lost_loops import begin, make_slow, until, with_long_lease
 from support import DEADLINE
 
 import offload
 from offload import Job, State, UsageError
-
-
-@pytest.fixture
-def backend(request, tmp_path):
-    """A fresh backend of the kind that is asked for."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/jobs.db"
-    return f"{request.param}://?namespace=ns-{secrets.token_hex(8)}"
-
 
 each = pytest.mark.parametrize("backend", ["simple", "sqlite", "redis+fake"], indirect=True)
 shared = pytest.mark.parametrize("backend", ["sqlite", "redis+fake"], indirect=True)
@@ -110,31 +100,18 @@ def test_worker_sync_starts_on_no_loop_that_only_performs(backend):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @shared
 def test_a_loop_that_ends_amid_a_drain_holds_no_job(backend, caplog):
-    url = f"{backend}{'&' if '?' in backend else '?'}lease=10m"
+    url = with_long_lease(backend)
     begun: list[str] = []
 
-    def make_slow(name: str) -> offload.Worker:
-        worker = offload.connect(url)
-
-        @worker.handler("slow", max_attempts=9)
-        async def slow(args):
-            begun.append(name)
-            await asyncio.sleep(3600 if name == "first" else 0)
-
-        return worker
-
-    async def begin(worker: offload.Worker) -> None:
-        await worker.start()
-        await worker.perform(Job("slow"))
-        while not begun:
-            await asyncio.sleep(0.005)
+    async def stop_amid(worker: offload.Worker) -> None:
+        await begin(worker, begun)
         stopping = asyncio.ensure_future(worker.stop())
         await asyncio.sleep(0.01)
         assert worker.state is State.STOPPING
         del stopping
 
-    asyncio.run(begin(make_slow("first")))
-    second = make_slow("second")
+    asyncio.run(stop_amid(make_slow(url, "first", begun)))
+    second = make_slow(url, "second", begun)
     second.sync.start()
     until(lambda: "second" in begun)
     second.sync.stop()
@@ -410,26 +387,9 @@ def test_a_lease_is_held_for_a_loop_that_stands_still_only_for_a_while(tmp_path,
     monkeypatch.setattr("offload.engine.lease_keeper.LONGEST_REST_SECONDS", 0.2)
     url = f"sqlite:///{tmp_path}/jobs.db?lease=1s"
     begun: list[str] = []
-
-    def make_slow(name: str) -> offload.Worker:
-        worker = offload.connect(url)
-
-        @worker.handler("slow")
-        async def slow(args):
-            begun.append(name)
-            await asyncio.sleep(3600 if name == "first" else 0)
-
-        return worker
-
-    async def begin(worker: offload.Worker) -> None:
-        await worker.start()
-        await worker.perform(Job("slow"))
-        while not begun:
-            await asyncio.sleep(0.005)
-
     loop = asyncio.new_event_loop()
-    first, second = make_slow("first"), make_slow("second")
-    loop.run_until_complete(begin(first))
+    first, second = make_slow(url, "first", begun), make_slow(url, "second", begun)
+    loop.run_until_complete(begin(first, begun))
     second.sync.start()
     until(lambda: "second" in begun)
     second.sync.stop()

@@ -11,7 +11,7 @@ import textwrap
 import time
 
 import pytest
-from lost_loops import check_that_a_closed_loop_holds_no_job
+from lost_loops import check_that_a_closed_loop_holds_no_job, each_end_of_a_loop
 from support import DEADLINE
 
 from offload import BackendUnavailableError, Job
@@ -67,10 +67,7 @@ async def test_loops_come_and_go_and_leave_nothing(broker, space, stranger, loop
     await stranger.until("q.other", ready=63)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-# Were it an error, uvloop would wait for ever for what it has only warned of.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("is_wound_up", [True, False])
+@each_end_of_a_loop
 def test_a_loop_that_is_closed_without_a_stop_holds_no_job(broker, space, is_wound_up):
     check_that_a_closed_loop_holds_no_job(
         f"{broker.url}?namespace={space}", is_wound_up=is_wound_up

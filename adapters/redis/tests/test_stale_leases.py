@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from lost_loops import check_that_a_closed_loop_holds_no_job
+from lost_loops import check_that_a_closed_loop_holds_no_job, each_end_of_a_loop
 from support import DEADLINE
 
 from offload import Entry, Job, QueueCounts, Settlement, Verdict
@@ -230,10 +230,7 @@ async def test_dur_7_a_server_that_stands_still_for_longer_than_the_leases(
     assert [job.attempt for job in recorder.started] == [1] * 4
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-# Were it an error, uvloop would wait for ever for what it has only warned of.
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("is_wound_up", [True, False])
+@each_end_of_a_loop
 def test_a_loop_that_is_closed_without_a_stop_holds_no_job(server, space, is_wound_up):
     check_that_a_closed_loop_holds_no_job(
         f"{server.url}?namespace={space}&lease=10m", is_wound_up=is_wound_up

@@ -1,4 +1,4 @@
-"""Slips that show when a backend or the way to it is away, or when its clock is another."""
+"""Slips that show when the backend or the network fails, or when a worker's clock is wrong."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Lab(Needs):
         return next(troupe for known, troupe in self._workers if known is worker)
 
     def process(self, *, clock: float = 0.0, **options: object) -> WorkerProcess:
-        """A new worker in a process of its own, whose clock is wrong by so many seconds."""
+        """A new worker in its own process, whose clock is wrong by `clock` seconds."""
         return WorkerProcess(self.make_url(**options), self.stage, next(self._names), clock)
 
     async def close(self) -> None:

@@ -95,7 +95,7 @@ class WorkerProcess:
 
 
 def main(stage_address: str, name: str, clock: float = 0.0) -> None:
-    """Run a worker with puppets until it is ended; its clock is wrong by so many seconds."""
+    """Run a worker with puppets until it is ended; its clock is wrong by `clock` seconds."""
     worker = offload.connect()
     troupe = Troupe(stage_address, worker, name, clock)
     troupe.may_be_killed = True

@@ -29,7 +29,7 @@ class FaultProxy:
         self.cut_after: int | None = None
         """Cut a connection when so many more bytes have come from the worker."""
         self.answers_left: int | None = None
-        """Cut a connection instead of an answer, after so many that are let through."""
+        """Let this many answers through, then cut the connection instead of the next one."""
 
     async def __aenter__(self) -> Self:
         await self._listen(0)
@@ -69,7 +69,7 @@ class FaultProxy:
             link.silent = True
 
     def refuse(self) -> None:
-        """Cut every connection, and listen no more: whoever connects is told so at once."""
+        """Cut every connection and stop listening: new ones are refused."""
         self._strike("refuse", len(self._links))
         self._server.close()
         for link in list(self._links):
@@ -86,7 +86,7 @@ class FaultProxy:
         self._refuses_after_cut = True
 
     def lose_answers(self, after: int) -> None:
-        """Forward what the worker asks, and after so many answers cut the wire before the next."""
+        """Forward requests; after `after` answers, cut the connection instead of the next one."""
         self.answers_left = after
 
     async def heal(self) -> None:

@@ -41,7 +41,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_CHECKS = 1_000
 """How many checks a test may have: each looks through its history."""
 STEP_SECONDS = 60.0
-"""The host's clock may be set by so much while a test runs."""
+"""How far the host's clock may be set forward or back while a test runs."""
 CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
 DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
 OPTIONAL = ("recovery", "reconnect")

@@ -20,7 +20,7 @@ FOLDERS = ("usr/lib/*/faketime", "usr/lib*/faketime", "usr/local/lib/faketime")
 
 
 def environment(off_by: float) -> dict[str, str]:
-    """What makes the clock of a process wrong by so many seconds."""
+    """Environment variables that make a process's clock wrong by `off_by` seconds."""
     found = {VARIABLE: f"{off_by:g}"}
     libraries = (each for folder in FOLDERS for each in Path("/").glob(f"{folder}/{LIBRARY}"))
     if (library := next(libraries, None)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import os
 import threading
@@ -91,27 +92,13 @@ def _stop(loop: asyncio.AbstractEventLoop, over: threading.Event) -> None:
         loop.call_soon_threadsafe(loop.stop)
 
 
-def submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
-    """Run a call on a loop that runs in another thread.
+def run_in(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    """Run a call on a loop that runs in another thread, and block until it has ended.
 
     Raises:
-        BackendUnavailableError: the loop is closed.
+        BackendUnavailableError: the loop is closed, or ended before the call did.
     """
-    try:
-        return asyncio.run_coroutine_threadsafe(call, loop)
-    except RuntimeError as error:
-        call.close()
-        if isinstance(error, RecursionError):
-            raise  # of the caller, who has no room left for a call
-        raise _ended(maybe_stored=False) from None
-
-
-def result(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
-    """Block until a call on that loop has ended.
-
-    Raises:
-        BackendUnavailableError: the loop ended before the call did.
-    """
+    future = _submit(call, loop)
     looks = 0
     try:
         while looks < LOOKS:
@@ -125,12 +112,13 @@ def result(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
             looks = 0 if loop.is_running() else looks + 1
     finally:
         del future  # its error has this frame in its traceback, and that of the caller
+        _close_unbegun(call)
     raise _ended(maybe_stored=True)
 
 
-async def result_elsewhere(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+async def run_elsewhere(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """The same for a caller on another event loop, which is not blocked."""
-    waiting = asyncio.wrap_future(future)
+    waiting = asyncio.wrap_future(_submit(call, loop))
     looks = 0
     while looks < LOOKS:
         done, _ = await asyncio.wait([waiting], timeout=LOOK_SECONDS)
@@ -139,7 +127,24 @@ async def result_elsewhere(future: Future[T], loop: asyncio.AbstractEventLoop) -
                 break
             return waiting.result()
         looks = 0 if loop.is_running() else looks + 1
+    _close_unbegun(call)
     raise _ended(maybe_stored=True)
+
+
+def _submit(call: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
+    try:
+        return asyncio.run_coroutine_threadsafe(call, loop)
+    except RuntimeError as error:
+        call.close()
+        if isinstance(error, RecursionError):
+            raise  # of the caller, who has no room left for a call
+        raise _ended(maybe_stored=False) from None
+
+
+def _close_unbegun(call: Coroutine[Any, Any, Any]) -> None:
+    """Its loop may have ended without ever beginning it."""
+    if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
+        call.close()
 
 
 def _ended(*, maybe_stored: bool) -> BackendUnavailableError:

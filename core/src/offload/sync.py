@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import inspect
 import logging
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from offload.errors import UsageError
 from offload.job import Job
-from offload.loop_thread import LoopThread, result, submit
+from offload.loop_thread import LoopThread, run_in
 from offload.worker import QueueCounts, State, StopReport
 
 if TYPE_CHECKING:
@@ -96,10 +95,8 @@ class SyncWorker:
         with self._lock:
             self._calls += 1
         try:
-            return result(submit(call, loop), loop)
+            return run_in(call, loop)
         finally:
-            if inspect.getcoroutinestate(call) == inspect.CORO_CREATED:
-                call.close()  # its loop has ended without ever beginning it
             with self._lock:
                 self._calls -= 1
                 is_last = not self._calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 
 from offload_sqlite.database import Database, now_ms
@@ -40,11 +41,18 @@ class Quarantine:
         stuck = self._stuck[table]
         return f"seq NOT IN ({','.join(map(str, stuck))})" if stuck else "1"
 
-    def put_aside(self, table: str, seq: int, error: Exception | None = None) -> None:
+    def put_aside(
+        self,
+        table: str,
+        seq: int,
+        error: Exception | None = None,
+        again: Callable[[int], object] | None = None,
+    ) -> None:
         """Move a row as it is, inside a transaction, and log what is wrong with it.
 
         Args:
             error: what handling it has raised; it is raised again if it isn't the row's fault.
+            again: does the same with the row of another number.
 
         Raises:
             AnyRowError: it isn't the row's fault, since one that was made up fails likewise.
@@ -53,7 +61,8 @@ class Quarantine:
         if error is not None:
             if not concerns_one_row(error):
                 raise error
-            self._check_with_another(table, seq, error)
+            if again is not None:
+                self._check_with_another(table, seq, error, again)
         try:
             reason = self._move(table, seq, error)
         except Exception as why:
@@ -83,7 +92,9 @@ class Quarantine:
             found = self._database.connection.execute(query, (seq,)).fetchone()
         return found and found[0]
 
-    def _check_with_another(self, table: str, seq: int, error: Exception) -> None:
+    def _check_with_another(
+        self, table: str, seq: int, error: Exception, again: Callable[[int], object]
+    ) -> None:
         """Do the same with a good row, which is taken out again.
 
         Raises:
@@ -93,7 +104,7 @@ class Quarantine:
         was_in_transaction = connection.in_transaction
         connection.execute("SAVEPOINT control")
         try:
-            if self._fails_likewise(table, seq, error):
+            if self._fails_likewise(table, seq, error, again):
                 raise AnyRowError(f"{self._database.path}: no row can be used: {error!r}")
         finally:
             if connection.in_transaction:
@@ -102,31 +113,24 @@ class Quarantine:
             elif was_in_transaction:
                 raise UndoneError("a trigger has rolled the transaction back")
 
-    def _fails_likewise(self, table: str, seq: int, error: Exception) -> bool:
-        execute, job = self._database.connection.execute, self._database.job
+    def _fails_likewise(
+        self, table: str, seq: int, error: Exception, again: Callable[[int], object]
+    ) -> bool:
         copy = (
             f"INSERT INTO {table} (queue, id, due_ms, body) "
             f"SELECT queue, ?, ?, x'7b7d' FROM {table} WHERE seq = ?"
         )
+        values = (f"control-{secrets.token_hex(8)}", now_ms(), seq)
         try:
-            control = execute(copy, (f"control-{secrets.token_hex(8)}", now_ms(), seq)).lastrowid
+            control = self._database.connection.execute(copy, values).lastrowid or 0
         except Exception:
             return False  # then this row can't tell
         try:
-            if table == job:
-                lease = f"UPDATE {job} SET session = ?, attempt = attempt + 1 WHERE seq = ?"
-                done = execute(lease, (secrets.randbits(62) + 1, control)).rowcount
-            else:
-                move = (
-                    f"INSERT INTO {job} (queue, id, attempt, due_ms, body) "
-                    f"SELECT queue, id, attempt, due_ms, body FROM {table} WHERE seq = ?"
-                )
-                done = execute(move, (control,)).rowcount
-                done += execute(f"DELETE FROM {table} WHERE seq = ?", (control,)).rowcount - 1
-        except Exception as again:
-            same = (type(error), str(error)) == (type(again), str(again))
+            again(control)
+        except Exception as failure:
+            same = (type(error), str(error)) == (type(failure), str(failure))
             return same or isinstance(error, UndoneError)
-        return done != 1 and isinstance(error, IgnoredError)
+        return False
 
     def _move(self, table: str, seq: int, error: Exception | None) -> str:
         """Move it to the dead letters, and return why."""

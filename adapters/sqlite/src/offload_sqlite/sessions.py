@@ -107,10 +107,7 @@ class Sessions:
         database = self._database
         with database.errors():
             with database.transaction():
-                returned = database.connection.execute(
-                    f"UPDATE {database.job} SET session = 0 WHERE session = ?", (session,)
-                ).rowcount
-                self._delete(session)
+                returned = self._take_back(session)
             if returned:
                 self.ring()
 
@@ -120,12 +117,7 @@ class Sessions:
         with database.errors():
             try:
                 with database.transaction():
-                    database.connection.execute(
-                        f"UPDATE {database.job} SET session = 0, attempt = attempt - 1 "
-                        "WHERE session = ?",
-                        (session,),
-                    )
-                    self._delete(session)
+                    self._take_back(session, is_charged=False)
             except Exception as error:
                 if not concerns_one_row(error):
                     raise
@@ -247,17 +239,15 @@ class Sessions:
         query = f"SELECT count(*) FROM ({self._orphans()})"
         return bool(self._database.connection.execute(query).fetchone()[0])
 
-    def _take_back(self, session: int) -> None:
-        job = self._database.job
-        self._database.connection.execute(
-            f"UPDATE {job} SET session = 0 WHERE session = ?", (session,)
-        )
-        self._delete(session)
-
-    def _delete(self, session: int) -> None:
-        database = self._database
+    def _take_back(self, session: int, *, is_charged: bool = True) -> int:
+        """End a session, and give back what it has leased; how many jobs these were."""
+        change = "session = 0" if is_charged else "session = 0, attempt = attempt - 1"
+        execute = self._database.connection.execute
+        update = f"UPDATE {self._database.job} SET {change} WHERE session = ?"
+        returned = execute(update, (session,)).rowcount
         self._own.pop(session, None)
-        database.connection.execute(f"DELETE FROM {database.worker} WHERE session = ?", (session,))
+        execute(f"DELETE FROM {self._database.worker} WHERE session = ?", (session,))
+        return returned
 
 
 _WRITE = "BEGIN IMMEDIATE"

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -137,7 +138,7 @@ class Store:
             self._tell("what is due can't become ready", error)
 
     def _tell(self, what: str, error: AnyRowError) -> None:
-        """Log what is in the way, if it wasn't the last time."""
+        """Log what is in the way, unless the same was told last."""
         if self._told.get(what) != str(error):
             self._told[what] = str(error)
             log.error("%s: %s", what, error)
@@ -155,6 +156,7 @@ class Store:
     def _promote_one_by_one(self, now: int) -> None:
         """One of those that are due can't be moved; the others can."""
         database, scheduled = self.database, self.database.scheduled
+        move = partial(self._move_due, "seq = ?", one_by_one=True)
         self._places.draw_in()
         # What is undone is tried again by the next fetch, without the row that did it.
         with suppress(UndoneError), database.transaction():
@@ -167,9 +169,9 @@ class Store:
             for (seq,) in due:
                 try:
                     with database.savepoint():
-                        self._move_due("seq = ?", seq, one_by_one=True)
+                        move(seq)
                 except Exception as error:
-                    self._quarantine.put_aside(scheduled, seq, error)
+                    self._quarantine.put_aside(scheduled, seq, error, move)
 
     def _move_due(self, which: str, value: int, *, one_by_one: bool = False) -> None:
         connection, scheduled = self.database.connection, self.database.scheduled
@@ -243,12 +245,16 @@ class Store:
 
     def _lease_one(self, session: int, queue: str, seq: int) -> list[Delivery]:
         """Take one row, if it is a job; if it isn't, put it aside."""
+
+        def lease(row: int) -> list[Delivery]:
+            # For one more than there is: then it is looked whether it is still there.
+            return self._lease_where(session, queue, "seq = ?", (row,), 2)
+
         try:
             with self.database.savepoint():
-                # For one more than there is: then it is looked whether it is still there.
-                taken = self._lease_where(session, queue, "seq = ?", (seq,), 2)
+                taken = lease(seq)
         except Exception as error:
-            self._quarantine.put_aside(self.database.job, seq, error)
+            self._quarantine.put_aside(self.database.job, seq, error, lease)
             return []
         if not taken:
             # It is in an index alone, and would be the next one again and again.

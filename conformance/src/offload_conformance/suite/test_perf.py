@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -376,15 +378,23 @@ ANSWERS = 12
 """How many answers of a backend a perform may wait for, at most."""
 
 
-@pytest.mark.slow
-async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
-    """The request arrives, and its answer doesn't; a perform may consist of several of them."""
+@asynccontextmanager
+async def performer_on_a_wire(lab: Lab) -> AsyncIterator[tuple[FaultProxy, Worker, Worker]]:
+    """A wire that a test can cut, who performs over it, and a worker with a wire of its own."""
     server = lab.need_server()
     worker = lab.worker()
     await worker.start()
     async with FaultProxy(lab.history, *server.address) as proxy:
         performer = lab.worker(through=proxy, puppets=False)
         await until_it_performs(lab, performer, 0)
+        yield proxy, performer, worker
+        await performer.stop()  # while there is a way to its backend
+
+
+@pytest.mark.slow
+async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
+    """The request arrives, and its answer doesn't; a perform may consist of several of them."""
+    async with performer_on_a_wire(lab) as (proxy, performer, worker):
         lab.history.add("fault", kind="lost answer")
         for number in range(ANSWERS):
             tag = f"lost {number}"
@@ -396,7 +406,6 @@ async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
             if said is not None and lab.runs(tag):
                 proxy.struck("lost answer", 1)
                 break
-        await performer.stop()  # while there is a way to its backend
     lab.check("stored_as_told")
 
 
@@ -404,17 +413,11 @@ async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
 @pytest.mark.parametrize("count", [1, 400, 2000, 6000])
 async def test_PERF_8_cut_amid_many(lab: Lab, count: int) -> None:
     """A batch that raises without `maybe_stored` has stored none."""
-    server = lab.need_server()
-    worker = lab.worker()
-    await worker.start()
-    async with FaultProxy(lab.history, *server.address) as proxy:
-        performer = lab.worker(through=proxy, puppets=False)
-        await until_it_performs(lab, performer, 0)
+    async with performer_on_a_wire(lab) as (proxy, performer, worker):
         proxy.cut_and_refuse_after_bytes(count)
         await told(lab, "many", lab.perform_many(performer, "many", 100))
         await proxy.heal()
         await until_it_performs(lab, performer, 1)
         await lab.fence(worker)
-        await performer.stop()  # while there is a way to its backend
     lab.check("stored_as_told")
     lab.check("each_accepted_ran")

@@ -59,10 +59,9 @@ class Commands(click.Group):
         except UsageError as error:
             raise RefusedError(shown(str(error))) from error
         except click.ClickException as error:
-            told = (
-                type(error)(shown(error.message)) if type(error) is click.ClickException else error
-            )
-            raise told from error
+            if type(error) is not click.ClickException:
+                raise  # click's own, and those that say all in another way
+            raise click.ClickException(shown(error.message)) from error
         except OffloadError as error:
             text = shown(str(error))
             if isinstance(error, BackendUnavailableError) and error.maybe_stored:

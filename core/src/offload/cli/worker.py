@@ -15,13 +15,6 @@ from offload.cli import logs
 from offload.cli.loading import load_worker
 from offload.text import plain
 
-
-def tell(text: str) -> None:
-    """Say something; that nobody reads it any more is no reason to end."""
-    with contextlib.suppress(OSError):
-        click.echo(text)
-
-
 LEFT_UNFINISHED = 3
 """The exit code when jobs were cut short or lost."""
 
@@ -60,15 +53,21 @@ def worker(path: str, url: str | None, log_format: str, log_level: str) -> None:
     logs.configure_again(log_format, log_level)
 
     async def announce_and_wait() -> None:
-        tell(f"Running {found!r}. To stop: Ctrl-C or SIGTERM; a second one ends it at once.")
+        _tell(f"Running {found!r}. To stop: Ctrl-C or SIGTERM; a second one ends it at once.")
         await asyncio.Event().wait()
 
     report = offload.run(found, announce_and_wait)
-    tell(
+    _tell(
         f"Stopped. In draining, {report.finished} finished, {len(report.returned)} were cut short "
         f"and returned, {len(report.lost)} lost."
     )
     if report.returned:
-        tell("They run again: " + plain(" ".join(report.returned)))
+        _tell("They run again: " + plain(" ".join(report.returned)))
     if report.returned or report.lost:
         sys.exit(LEFT_UNFINISHED)
+
+
+def _tell(text: str) -> None:
+    """Say something; that nobody reads it any more is no reason to end."""
+    with contextlib.suppress(OSError):
+        click.echo(text)

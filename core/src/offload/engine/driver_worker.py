@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import inspect
 import logging
 import os
 import threading
@@ -38,7 +37,7 @@ from offload.errors import (
     WorkerStoppedError,
 )
 from offload.job import Handler, Job, JobContext, new_job_id
-from offload.loop_thread import LOOK_SECONDS, LOOKS, result_elsewhere, submit
+from offload.loop_thread import LOOK_SECONDS, LOOKS, run_elsewhere
 from offload.observers import Observers
 from offload.retry import Backoff
 from offload.system_limits import limits_told
@@ -316,15 +315,11 @@ class DriverWorker(Worker):
                     break
             await asyncio.sleep(TURN_SECONDS)
         if was_open:
-            leaving = _leave(outbox, self._driver)
+            leaving = run_elsewhere(_leave(outbox, self._driver), former)
             try:
-                leave = result_elsewhere(submit(leaving, former), former)
-                await asyncio.wait_for(leave, CLOSE_SECONDS)
+                await asyncio.wait_for(leaving, CLOSE_SECONDS)
             except Exception as error:
                 _tell_of_close(error)
-            finally:
-                if inspect.getcoroutinestate(leaving) == inspect.CORO_CREATED:
-                    leaving.close()  # its loop has ended without ever beginning it
 
     @property
     def _is_at_work(self) -> bool:
@@ -513,7 +508,7 @@ class DriverWorker(Worker):
         if loop is None:
             await self._send(entries)
             return
-        await result_elsewhere(submit(self._outbox.send(entries), loop), loop)
+        await run_elsewhere(self._outbox.send(entries), loop)
 
     def _refuse_if_stopped(self) -> None:
         if self._draining is not None or self._state in (State.STOPPING, State.STOPPED):
@@ -586,7 +581,7 @@ class DriverWorker(Worker):
         loop = await self._other_loop("look at")
         if loop is None:
             return await self._look(action)
-        return await result_elsewhere(submit(self._look(action), loop), loop)
+        return await run_elsewhere(self._look(action), loop)
 
 
 async def _leave(outbox: Outbox, driver: Driver) -> None:

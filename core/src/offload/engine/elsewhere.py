@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from offload.driver import Driver, Entry
 from offload.engine.outbox import Outbox
-from offload.loop_thread import LoopThread, result_elsewhere, submit
+from offload.loop_thread import LoopThread, run_elsewhere
 from offload.system_limits import limits_told
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Elsewhere:
                 self._thread = LoopThread("offload-elsewhere")
                 self._opening = asyncio.Lock()
             loop = self._thread.loop
-        return await result_elsewhere(submit(self._use(action), loop), loop)
+        return await run_elsewhere(self._use(action), loop)
 
     async def _use(self, action: Callable[[Driver], Awaitable[T]]) -> T:
         if self._opening is None:
@@ -71,7 +71,7 @@ class Elsewhere:
             return
         try:
             if driver is not None:
-                await result_elsewhere(submit(_close(driver), thread.loop), thread.loop)
+                await run_elsewhere(_close(driver), thread.loop)
         finally:
             thread.end()
 
