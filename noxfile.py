@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = [
-    "lint",
-    "types",
-    "tests",
-    "pythons",
-    "uvloop",
-    "conformance",
-    "mutants",
-    "wheels",
-]
+nox.options.sessions = ["checks"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -31,6 +26,12 @@ PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
+LANES = {
+    "tests": ["lint", "types", "tests", "wheels"],
+    "conformance": ["conformance", "newest", "uvloop"],
+    "mutants": ["mutants"],
+}
+"""What must pass, and what of it is run side by side: each waits for half of its time."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
 IN_PROCESS = ["core", "adapters/simple", "adapters/sqlite", "tests"]
 """The suites that need no server, and so little time."""
@@ -48,6 +49,7 @@ def find_pythons() -> list[str]:
 
 
 FOUND = find_pythons()
+NEWEST = FOUND[-1] if FOUND else None
 
 
 def free_port() -> int:
@@ -70,6 +72,42 @@ def install(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", *editable, silent=True)
 
 
+def side_by_side(
+    session: nox.Session,
+    commands: Mapping[str, Sequence[str]],
+    env: Mapping[str, str] = {},
+    *,
+    at_once: int | None = None,
+) -> None:
+    """Run commands at once, each line of output behind its command's name; all must succeed."""
+    path = os.pathsep.join([*(session.bin_paths or ()), os.environ["PATH"]])
+
+    def run(name: str) -> int:
+        with subprocess.Popen(
+            commands[name],
+            env={**os.environ, **env, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            for line in process.stdout or ():
+                sys.stdout.write(f"{name:<12}| {line}")
+                sys.stdout.flush()
+        return process.returncode
+
+    with ThreadPoolExecutor(at_once) as pool:
+        statuses = dict(zip(commands, pool.map(run, commands), strict=True))
+    if failed := [name for name, status in statuses.items() if status]:
+        session.error(f"failed: {', '.join(failed)}")
+
+
+@nox.session(python=False)
+def checks(session: nox.Session) -> None:
+    """Everything that must pass."""
+    nox_itself = [sys.executable, "-m", "nox", "--session"]
+    side_by_side(session, {name: [*nox_itself, *lane] for name, lane in LANES.items()})
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Lint, and check the format."""
@@ -87,25 +125,29 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, with coverage. Arguments go to pytest."""
+    """All tests. Arguments go to pytest."""
     install(session)
-    if session.posargs:
-        session.run("pytest", *session.posargs)
-        return
+    session.run("pytest", *(session.posargs or ("-n", "2")))
+
+
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Show which lines no test reaches."""
+    install(session)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", "-n", "2")
     session.run("coverage", "combine", "--quiet", silent=True)
     session.run("coverage", "report")
 
 
-@nox.session(python=SUPPORTED[1:])
-def pythons(session: nox.Session) -> None:
-    """Test on each newer Python what needs no server. Arguments go to pytest."""
+@nox.session(python=NEWEST)
+def newest(session: nox.Session) -> None:
+    """Test on the newest Python here what needs no server. Arguments go to pytest."""
     install(session)
     session.run("pytest", "-n", "2", *(session.posargs or IN_PROCESS))
 
 
-@nox.session(python=FOUND[-1] if FOUND else None)
+@nox.session(python=NEWEST)
 def uvloop(session: nox.Session) -> None:
     """Test adapters on uvloop, with the newest Python here. Arguments go to pytest.
 
@@ -131,9 +173,9 @@ def conformance(session: nox.Session) -> None:
     install(session)
     for certificate in certify_all(session):
         session.run("offload", "verify", str(certificate))
-    brief = ("--jobs", "10000", "--seconds", "10", "--server-kills", "1")
-    for url in SERVERS:
-        session.run("offload", "soak", url, *brief, env=KIT_ENV)
+    brief = ["--jobs", "10000", "--seconds", "10", "--server-kills", "1"]
+    soaks = {f"soak {url[:5]}": ["offload", "soak", url, *brief] for url in SERVERS}
+    side_by_side(session, soaks, KIT_ENV)
 
 
 @nox.session(default=False)
@@ -148,10 +190,20 @@ def certify_all(session: nox.Session) -> list[Path]:
     """Certify every adapter; the certificates."""
     folder = Path(session.create_tmp()).resolve() / "certificates"
     shutil.rmtree(folder, ignore_errors=True)
-    urls = ("simple://", f"sqlite:///{folder}/jobs.db", "bare://", "redis+fake://", *SERVERS)
-    for url in urls:
-        session.run("offload", "certify", url, "--out", str(folder), env=KIT_ENV)
-    return [folder / f"{url.partition(':')[0]}.json" for url in urls]
+    # Those that take longest begin.
+    urls = (
+        *reversed(SERVERS),
+        "simple://",
+        f"sqlite:///{folder}/jobs.db",
+        "bare://",
+        "redis+fake://",
+    )
+    names = {url.partition(":")[0]: url for url in urls}
+    certify = ["offload", "certify", "--out", str(folder)]
+    side_by_side(
+        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=3
+    )
+    return [folder / f"{name}.json" for name in names]
 
 
 @nox.session

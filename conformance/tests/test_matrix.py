@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import runpy
+
 import pytest
 from offload_mutants import matrix
 from offload_mutants.registry import VARIANTS, Variant
@@ -30,28 +34,44 @@ def test_a_row(row, is_right, told):
 
 
 @pytest.fixture
-def judged(tmp_path, monkeypatch):
-    """Judge a variant with a kit that is this shell script."""
+def run(tmp_path):
+    """A run that is this program."""
 
-    def judged(script: str, variant: Variant = BENIGN) -> matrix.Row:
-        kit = tmp_path / "kit"
-        kit.write_text(f"#!/bin/sh\n{script}\n")
-        kit.chmod(0o755)
-        monkeypatch.setattr("sys.executable", str(kit))
-        return matrix.judge(variant, str(tmp_path), full=False)
+    def run(program: str) -> multiprocessing.process.BaseProcess:
+        path = tmp_path / "program.py"
+        path.write_text(f"import os, subprocess\nos.setsid()\n{program}\n")
+        context = multiprocessing.get_context("forkserver")
+        return context.Process(target=runpy.run_path, args=(str(path),))
 
-    return judged
-
-
-def test_a_kit_that_hangs_is_ended_with_all_that_it_started(judged, monkeypatch):
-    monkeypatch.setattr(matrix, "TIMEOUT", 0.2)
-    row = judged("sleep 60 & sleep 60")  # the first holds the pipe open
-    assert row.trouble == "TIMED OUT: 0.2 s"
+    return run
 
 
-def test_a_kit_that_writes_no_certificate(judged):
-    assert judged("echo first >&2; echo last >&2; exit 2").trouble == "CRASHED: last"
-    assert judged("exit 7").trouble == "CRASHED: 7"
+def test_a_kit_that_hangs_is_ended_with_all_that_it_started(run, tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setattr(matrix, "TIMEOUT", 2)
+
+    trouble = matrix.end_of(
+        run(f"subprocess.run('sleep 60 & sleep 60', shell=True, stdout=open({str(pipe)!r}, 'w'))")
+    )
+
+    assert trouble == "TIMED OUT: 2 s"
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""  # nobody is left who holds it open
+    os.close(reader)
+
+
+def test_a_kit_that_writes_no_certificate(run):
+    assert matrix.end_of(run("raise SystemExit(7)")) == "CRASHED: exit code 7"
+
+
+def test_what_the_kit_said_last_is_told(monkeypatch):
+    monkeypatch.setattr(matrix, "url_of", lambda variant, folder: "mutant://?nonsense=1")
+    row = matrix.judge(BENIGN, matrix.runs(), full=False)
+
+    assert row.trouble.startswith("CRASHED: exit code 1: ")
+    assert "nonsense" in row.trouble
 
 
 def test_the_summary(capsys):

@@ -16,6 +16,8 @@ from support import DEADLINE, Log
 import offload
 from offload import BackendError, BackendUnavailableError, Job, constant
 
+pytestmark = pytest.mark.xdist_group("struck broker")  # one process, so that it starts once
+
 CANARY = "S3cr+t/pä:ss@word"
 
 

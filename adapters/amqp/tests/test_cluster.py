@@ -13,6 +13,8 @@ import offload
 from offload import BackendUnavailableError, Job
 from offload_amqp import ADAPTER
 
+pytestmark = pytest.mark.xdist_group("cluster")  # one process, so that it starts once
+
 assert ADAPTER.limits.reconnect is not None
 RECONNECT_SECONDS = ADAPTER.limits.reconnect.total_seconds()
 EARLY_SECONDS = 0.03

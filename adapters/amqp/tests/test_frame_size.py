@@ -10,6 +10,8 @@ from support import Log
 import offload
 from offload import Job, constant
 
+pytestmark = pytest.mark.xdist_group("narrow broker")  # one process, so that it starts once
+
 SOON = constant(timedelta(milliseconds=5))
 
 

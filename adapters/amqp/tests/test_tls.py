@@ -16,6 +16,8 @@ from processes import free_port
 import offload
 from offload import BackendUnavailableError, ConfigError, Job
 
+pytestmark = pytest.mark.xdist_group("brokers with TLS")  # one process, so that it starts once
+
 
 @dataclass(frozen=True)
 class Certificate:

@@ -9,10 +9,11 @@ is shown: which ones a broken adapter takes along is now and then a matter of ti
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pkgutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -20,16 +21,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
 
+from offload_conformance import suite
 from offload_conformance.certificate import Certificate
 from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 3
+AT_ONCE = 4
 """For two cores: a run is idle for more than half of its time."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
@@ -91,46 +95,55 @@ class Row:
         return text + "".join(f"  {name}: {', '.join(what)}" for name, what in told.items() if what)
 
 
-def judge(variant: Variant, compiled: str, *, full: bool) -> Row:
+def runs() -> ForkServerContext:
+    """Where the runs come from: a process that has loaded all that each of them needs."""
+    context = multiprocessing.get_context("forkserver")
+    tests = pkgutil.iter_modules(suite.__path__, f"{suite.__name__}.")
+    loaded = ["offload_conformance.commands", "offload_conformance.plugin", "pytest_asyncio.plugin"]
+    context.set_forkserver_preload([*loaded, "offload_mutants", *(test.name for test in tests)])
+    return context
+
+
+def judge(variant: Variant, context: ForkServerContext, *, full: bool) -> Row:
     """Let the kit try a variant, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        trouble = certify(variant, folder, compiled, full=full)
+        arguments = [url_of(variant, folder), "--out", folder]
+        arguments += ["--quick"] if variant.quick else []
+        if variant.breaks and not full:
+            arguments += ["--rule", variant.breaks]
+        errors = Path(folder, "errors")
+        trouble = end_of(context.Process(target=certify, args=(variant.name, arguments, errors)))
         for file in Path(folder).glob("mutant*.json"):
             return read(variant, msgspec.json.decode(file.read_bytes(), type=Certificate))
-    return Row(variant, trouble=trouble)
+        last = errors.read_text().strip().splitlines()[-1:] if errors.exists() else []
+    return Row(variant, trouble=": ".join([trouble, *last]))
 
 
-def certify(variant: Variant, folder: str, compiled: str, *, full: bool) -> str:
-    """Have a certificate written to the folder; the answer is why there may be none."""
-    command = [sys.executable, "-m", "offload_conformance", "certify", url_of(variant, folder)]
-    command += ["--out", folder, *(["--quick"] if variant.quick else [])]
-    if variant.breaks and not full:
-        command += ["--rule", variant.breaks]
-    env = {
-        **os.environ,
-        "OFFLOAD_MUTANT": variant.name,
-        "OFFLOAD_KIT_DEADLINE": DEADLINE,
-        "PYTHONPYCACHEPREFIX": compiled,
-    }
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once for all, not once for each
-    with subprocess.Popen(
-        command,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        running.add(process.pid)
-        try:
-            _, errors = process.communicate(timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the workers that it has started
+def certify(name: str, arguments: list[str], errors: Path) -> None:
+    """Have the certificate of a variant written; for the process that is its own."""
+    from offload_conformance.commands import certify
+
+    os.setsid()  # it is ended with the workers that it has started
+    os.environ["OFFLOAD_MUTANT"] = name
+    for stream, path in ((1, Path(os.devnull)), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
+    certify(arguments)
+
+
+def end_of(process: BaseProcess) -> str:
+    """Start a run and wait for its end; the answer is how that was."""
+    process.start()
+    group = process.pid or 0
+    running.add(group)
+    try:
+        process.join(TIMEOUT)
+        if process.is_alive():
+            os.killpg(group, signal.SIGKILL)
             return f"TIMED OUT: {TIMEOUT} s"
-        finally:
-            running.discard(process.pid)
-    last = errors.strip().splitlines()[-1:]
-    return f"CRASHED: {last[0] if last else process.returncode}"
+    finally:
+        running.discard(group)
+        process.join()
+    return f"CRASHED: exit code {process.exitcode}"
 
 
 def url_of(variant: Variant, folder: str) -> str:
@@ -168,9 +181,10 @@ def main(arguments: list[str]) -> int:
     names = [argument for argument in arguments if argument != FULL]
     chosen = [VARIANTS[name] for name in names] or list(VARIANTS.values())
     rows: list[Row] = []
-    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as compiled:
+    os.environ["OFFLOAD_KIT_DEADLINE"] = DEADLINE
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            for row in pool.map(partial(judge, compiled=compiled, full=full), chosen):
+            for row in pool.map(partial(judge, context=runs(), full=full), chosen):
                 print(row, flush=True)
                 rows.append(row)
         except KeyboardInterrupt:
