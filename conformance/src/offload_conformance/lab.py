@@ -73,9 +73,12 @@ class Lab(Needs):
         """The puppets of a worker, to be registered by other names and options."""
         return next(troupe for known, troupe in self._workers if known is worker)
 
-    def process(self, *, clock: float = 0.0, **options: object) -> WorkerProcess:
+    def process(
+        self, *, through: FaultProxy | None = None, clock: float = 0.0, **options: object
+    ) -> WorkerProcess:
         """A new worker in its own process, whose clock is wrong by `clock` seconds."""
-        return WorkerProcess(self.make_url(**options), self.stage, next(self._names), clock)
+        url = self.make_url(through, **options)
+        return WorkerProcess(url, self.stage, next(self._names), clock)
 
     async def close(self) -> None:
         """End all that the test has left."""

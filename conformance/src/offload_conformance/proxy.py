@@ -30,6 +30,7 @@ class FaultProxy:
         """Cut a connection when so many more bytes have come from the worker."""
         self.answers_left: int | None = None
         """Let this many answers through, then cut the connection instead of the next one."""
+        self.muted = False
 
     async def __aenter__(self) -> Self:
         await self._listen(0)
@@ -89,12 +90,17 @@ class FaultProxy:
         """Forward requests; after `after` answers, cut the connection instead of the next one."""
         self.answers_left = after
 
+    def mute(self) -> None:
+        """From now on requests go in, and no answer comes out."""
+        self._history.add("fault", kind="mute")
+        self.muted = True
+
     async def heal(self) -> None:
         """Forward again. Connections that were swallowed are cut: their bytes are lost."""
         for link in list(self._links):
-            if self.black_hole or link.silent:
+            if self.black_hole or self.muted or link.silent:
                 link.reset()
-        self._refuses_after_cut = self.black_hole = False
+        self._refuses_after_cut = self.black_hole = self.muted = False
         self.cut_after = self.answers_left = None
         if not self._server.is_serving():
             await self._listen(self.port)
@@ -160,7 +166,7 @@ class _Link:
             while data := await reader.read(CHUNK):
                 if proxy.latency:
                     await asyncio.sleep(proxy.latency)
-                if proxy.black_hole or self.silent:
+                if self._swallows(from_worker=from_worker):
                     continue
                 if from_worker and proxy.cut_after is not None:
                     if len(data) > proxy.cut_after:
@@ -180,6 +186,12 @@ class _Link:
                 writer.write_eof()
         except (ConnectionError, OSError):
             self.reset()
+
+    def _swallows(self, *, from_worker: bool) -> bool:
+        if self._proxy.muted and not from_worker:
+            self._proxy.struck("mute", 1)
+            return True
+        return self._proxy.black_hole or self.silent
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

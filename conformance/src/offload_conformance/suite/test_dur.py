@@ -20,6 +20,12 @@ PATIENCE = 15.0
 """Seconds, beyond what is claimed, after which what had to happen has not."""
 
 
+KILLED_AFTER = (1, 2, 3, 5, 8, 13, 21, 34)
+"""Runs after which a worker is killed, one after the other."""
+MANY = 300
+"""Jobs, so that the last of these workers still has plenty."""
+
+
 async def until_run(lab: Lab, tag: str, count: int, seconds: float) -> None:
     """Return when so many runs of a tag have begun, which may take as long as is claimed."""
     what = f"{count} runs of {tag} to start"
@@ -78,6 +84,43 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     lab.check("attempts", tag="retrying", expected=[1, 2])
     if lab.claims.dead_letters:
         lab.equal("the dead letters", [dead], [letter.id for letter in letters])
+
+
+@pytest.mark.slow
+async def test_DUR_1_killed_again_and_again_at_any_instant(lab: Lab) -> None:
+    """Also between taking a job and its handler, and amid its verdict."""
+    options = {"max_attempts": 50, "concurrency": 4, **lab.lease[0]}
+    performer = lab.worker(**options)
+    await lab.perform_many(performer, "many", MANY, do={"*": [["work", 0.01]]})
+    await leave(lab, performer)
+    for runs in KILLED_AFTER:
+        async with lab.process(**options) as victim:
+            await until_more_runs(lab, runs)
+            await victim.kill()
+    if lab.limits.reconnect is not None:
+        await kill_before_what_it_took_arrives(lab, **options)
+    async with lab.process(**options):
+        await until_all_ran(lab, lab.recovery)
+    lab.check("each_ran")
+
+
+async def kill_before_what_it_took_arrives(lab: Lab, **options: Any) -> None:
+    """Kill a worker while the backend has given it jobs of which it doesn't know."""
+    async with (
+        FaultProxy(lab.history, *lab.need_server().address) as proxy,
+        lab.process(through=proxy, **options) as victim,
+    ):
+        await until_more_runs(lab, KILLED_AFTER[-1])
+        proxy.mute()
+        is_lost = lambda: any(hit.what["kind"] == "mute" for hit in lab.history.named("fault_hit"))  # noqa: E731
+        await lab.stage.until("an answer to be lost", is_lost)
+        await victim.kill()
+
+
+async def until_more_runs(lab: Lab, count: int) -> None:
+    """Return when so many more runs have begun."""
+    enough = lab.runs() + count
+    await lab.stage.until(f"{count} more runs to start", lambda: lab.runs() >= enough)
 
 
 async def test_DUR_2_killed_inside_a_handler_it_runs_again(lab: Lab) -> None:
