@@ -365,24 +365,53 @@ async def test_one_open_that_fails_is_the_answer_to_all_who_wait_for_it(watched)
     await worker.stop()
 
 
-@pytest.mark.parametrize(
-    "name", ["fetch", "wait", "settle", "enqueue", "subscription.close", "close"]
-)
+@pytest.mark.parametrize("name", ["fetch", "wait", "settle", "subscription.close", "close"])
 async def test_a_stop_cancels_what_hangs(name, watched):
     worker, watch = watched("grace=0s")
     worker.register("job", nothing)
     await worker.start()
     await watch.until(lambda: watch.under_way["wait"])
     watch.gates[name] = asyncio.Event()
-    perform = asyncio.create_task(worker.perform(Job("job")))
+    await worker.perform(Job("job"))
     if "close" not in name:
         await watch.until(lambda: watch.under_way[name])
     begun = asyncio.get_running_loop().time()
     await worker.stop()
     assert asyncio.get_running_loop().time() - begun < 1.0
-    perform.cancel()
-    await asyncio.gather(perform, return_exceptions=True)
     assert name in watch.cancelled
+
+
+async def test_a_stop_closes_beside_an_enqueue_that_hangs(watched):
+    worker, watch = watched("grace=0s")
+    worker.register("job", nothing)
+    await worker.start()
+    watch.gates["enqueue"] = asyncio.Event()
+    perform = asyncio.create_task(worker.perform(Job("job")))
+    await watch.until(lambda: watch.under_way["enqueue"])
+    begun = asyncio.get_running_loop().time()
+    await worker.stop()
+    assert asyncio.get_running_loop().time() - begun < 1.0
+    assert ("close", "enqueue") in watch.overlaps
+    watch.gates["enqueue"].set()
+    await perform
+
+
+async def test_a_stop_lets_an_enqueue_end_before_it_closes(watched):
+    worker, watch = watched("grace=5s")
+    worker.register("job", nothing)
+    await worker.start()
+    await watch.until(lambda: watch.under_way["wait"])
+    watch.gates["enqueue"] = asyncio.Event()
+    perform = asyncio.create_task(worker.perform(Job("job")))
+    await watch.until(lambda: watch.under_way["enqueue"])
+    stopping = asyncio.create_task(worker.stop())
+    await watch.until(lambda: "wait" in watch.cancelled)
+    for _ in range(50):
+        await asyncio.sleep(0)  # all that the stop does without waiting for the call
+    watch.gates["enqueue"].set()
+    report = await stopping
+    assert report.lost == (await perform,)
+    assert ("subscription.close", "enqueue") not in watch.overlaps
 
 
 async def test_a_fetch_that_is_under_way_at_a_stop_may_end(watched):
