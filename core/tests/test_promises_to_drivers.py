@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from dataclasses import replace
@@ -119,10 +120,14 @@ async def busy(worker, watch) -> None:
         for _ in range(30):
             await worker.perform(Job("job"))
 
+    async def look():
+        for _ in range(30):
+            await worker.counts()
+
     async with asyncio.timeout(DEADLINE):
-        await asyncio.gather(worker.start(), *(perform() for _ in range(10)))
+        looks = (look() for _ in range(3))
+        await asyncio.gather(worker.start(), *looks, *(perform() for _ in range(10)))
         await all_ended.wait()
-        await asyncio.gather(*(worker.counts() for _ in range(5)))
         await worker.stop()
 
 
@@ -132,7 +137,7 @@ async def test_no_call_overlaps_another_of_its_kind(watched):
     assert len(watch.of("enqueue")) > 10
     assert len(watch.of("fetch")) > 10
     assert len(watch.of("settle")) > 10
-    assert [pair for pair in watch.overlaps if pair[0] == pair[1]] == []
+    assert {pair for pair in watch.overlaps if pair[0] == pair[1]} == {("counts", "counts")}
 
 
 async def test_a_fetch_and_a_wait_never_overlap_but_both_do_with_the_rest(watched):
@@ -140,7 +145,10 @@ async def test_a_fetch_and_a_wait_never_overlap_but_both_do_with_the_rest(watche
     await busy(worker, watch)
     pairs = {frozenset(pair) for pair in watch.overlaps}
     assert frozenset(["fetch", "wait"]) not in pairs
-    for pair in (["fetch", "enqueue"], ["fetch", "settle"], ["settle", "enqueue"]):
+    for pair in (
+        *(["fetch", "enqueue"], ["fetch", "settle"], ["settle", "enqueue"]),
+        *(["counts", name] for name in ("fetch", "settle", "enqueue", "counts")),
+    ):
         assert frozenset(pair) in pairs  # so a driver must be ready for it
 
 
@@ -155,9 +163,11 @@ async def test_the_calls_that_close_come_when_no_other_is_under_way(watched):
 async def test_leases_are_extended_from_a_thread_while_a_handler_blocks_the_loop(watched):
     worker, watch = watched()
     extended: list[tuple[threading.Thread, int]] = []
+    times: list[float] = []
     thrice = threading.Event()
 
     def extend(deliveries):
+        times.append(time.monotonic())
         extended.append((threading.current_thread(), len(deliveries)))
         if [held for _, held in extended].count(1) == 3:
             thrice.set()
@@ -175,6 +185,8 @@ async def test_leases_are_extended_from_a_thread_while_a_handler_blocks_the_loop
     assert thrice.is_set()
     assert {thread for thread, _ in extended}.isdisjoint({threading.main_thread()})
     assert len({thread for thread, _ in extended}) == 1
+    third = worker._dispatcher.subscription.lease.total_seconds() / 3
+    assert all(later - earlier >= third for earlier, later in itertools.pairwise(times))
     await worker.stop()
 
 
@@ -197,6 +209,19 @@ async def test_a_lease_that_is_lost_cancels_the_run_and_its_job_is_only_released
         await cancelled.wait()
         await worker.stop()
     assert {each.verdict for batch in watch.of("settle") for each in batch} == {Verdict.RELEASE}
+
+
+async def test_another_loop_has_a_driver_of_its_own_if_the_adapter_is_distributed(watched):
+    worker, watch = watched(distributed=True)
+    await worker.start()
+    await worker.perform(Job("job"))
+    await asyncio.to_thread(asyncio.run, worker.perform(Job("job")))
+    await asyncio.to_thread(asyncio.run, worker.perform(Job("job")))
+    await worker.stop()
+    used = [loops for loops in watch.loops if loops]
+    assert [len(loops) for loops in used] == [1, 1]
+    assert used[0] == {asyncio.get_running_loop()}
+    assert used[0].isdisjoint(used[1])
 
 
 # -- verdicts ----------------------------------------------------------------------

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import offload_simple
-from offload import BackendUnavailableError, Delivery, Entry, Fetched, Limits, Settlement
+from offload import (
+    BackendUnavailableError,
+    Delivery,
+    Entry,
+    Fetched,
+    Limits,
+    QueueCounts,
+    Settlement,
+)
 from offload.config import parse_address, read_config
 from offload.engine import DriverWorker
 from offload_simple.driver import SimpleDriver
@@ -42,6 +50,8 @@ class Watch:
         """Calls of these names raise the first that is left, and do nothing."""
         self.next_due_ms: int | None = None
         """What each fetch says of it, if that isn't the truth."""
+        self.loops: list[set[asyncio.AbstractEventLoop]] = []
+        """Those that each driver was called on."""
         self._changed = asyncio.Event()
 
     @asynccontextmanager
@@ -110,13 +120,16 @@ class LeasedSubscription(WatchedSubscription):
 
 class WatchedDriver(SimpleDriver):
     watch: Watch
+    loops: set[asyncio.AbstractEventLoop]
     on_extend: Callable[[Collection[Delivery]], Collection[Delivery]] | None = None
 
     async def open(self) -> None:
+        self.loops.add(asyncio.get_running_loop())
         async with self.watch.call("open"):
             await super().open()
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
+        self.loops.add(asyncio.get_running_loop())
         async with self.watch.call("enqueue", list(entries)):
             await super().enqueue(entries)
 
@@ -131,7 +144,13 @@ class WatchedDriver(SimpleDriver):
             self._subscription = subscription
             return subscription
 
+    async def counts(self) -> Mapping[str, QueueCounts]:
+        self.loops.add(asyncio.get_running_loop())
+        async with self.watch.call("counts"):
+            return await super().counts()
+
     async def close(self) -> Sequence[str]:
+        self.loops.add(asyncio.get_running_loop())
         async with self.watch.call("close"):
             return await super().close()
 
@@ -145,7 +164,8 @@ def watched_worker(
 
     def make() -> WatchedDriver:
         driver = WatchedDriver(config)
-        driver.watch = watch
+        driver.watch, driver.loops = watch, set()
+        watch.loops.append(driver.loops)
         return driver
 
     worker = DriverWorker(make(), config, make)
