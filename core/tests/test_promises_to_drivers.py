@@ -100,6 +100,23 @@ async def test_a_start_that_can_not_subscribe_closes_what_it_has_opened(watched)
     assert worker.state is State.NEW
 
 
+async def test_a_start_that_can_not_subscribe_closes_beside_an_enqueue(watched):
+    worker, watch = watched()
+    worker.register("job", nothing)
+    watch.gates = {"subscribe": asyncio.Event(), "enqueue": asyncio.Event()}
+    watch.errors["subscribe"] = [away()]
+    starting = asyncio.create_task(worker.start())
+    await watch.until(lambda: watch.under_way["subscribe"])
+    performing = asyncio.create_task(worker.perform(Job("job")))
+    await watch.until(lambda: watch.under_way["enqueue"])
+    watch.gates["subscribe"].set()
+    with pytest.raises(BackendUnavailableError):
+        await starting
+    assert ("close", "enqueue") in watch.overlaps
+    watch.gates["enqueue"].set()
+    await performing
+
+
 # -- what may overlap ----------------------------------------------------------------
 
 
@@ -158,6 +175,21 @@ async def test_the_calls_that_close_come_when_no_other_is_under_way(watched):
     assert watch.ended[-2:] == ["subscription.close", "close"]
     closing = {"subscription.close", "close"}
     assert [pair for pair in watch.overlaps if closing & set(pair)] == []
+
+
+async def test_open_subscribe_and_close_come_one_at_a_time(watched):
+    worker, watch = watched("grace=0s")
+    worker.register("job", nothing)
+    for _ in range(5):
+        calls = [worker.start(), worker.counts(), worker.stop(), worker.perform(Job("job"))]
+        calls += [worker.start(), worker.stop(), worker.dead_letters.list(), worker.stop()]
+        await asyncio.gather(*calls, return_exceptions=True)
+        await worker.stop()
+        await worker.start()
+        await worker.stop()
+    alone = {"open", "subscribe", "subscription.close", "close"}
+    assert alone <= set(watch.ended)
+    assert [pair for pair in watch.overlaps if set(pair) <= alone] == []
 
 
 async def test_leases_are_extended_from_a_thread_while_a_handler_blocks_the_loop(watched):
@@ -346,6 +378,22 @@ async def test_perform_many_amid_a_stop_says_when_some_are_stored(watched):
         await call
     assert caught.value.maybe_stored
     await stopping
+
+
+async def test_perform_many_that_is_cancelled_may_have_stored_some(watched):
+    worker, watch = watched()
+    worker.register("job", nothing)
+    watch.gates["enqueue"] = asyncio.Event()
+    call = asyncio.create_task(worker.perform_many([large(1000)] * 10))
+    await watch.until(lambda: watch.under_way["enqueue"])
+    watch.gates.pop("enqueue").set()
+    await watch.until(lambda: len(watch.of("enqueue")) == 2)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert (await worker.counts())["default"].waiting == 4
+    await worker.perform(Job("job"))  # and nothing is left of the call
+    assert (await worker.counts())["default"].waiting == 5
 
 
 # -- time --------------------------------------------------------------------------

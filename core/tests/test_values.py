@@ -285,3 +285,64 @@ async def test_the_decorator_takes_what_register_takes(connect):
         await died.wait()
     assert backoffs == [1, 2]
     assert "longer than 0.01 s" in dead[0]
+
+
+async def test_a_retry_that_waits_is_counted_as_scheduled(connect, url):
+    worker = connect(url)
+    retried = asyncio.Event()
+
+    class Observer:
+        @offload.hookimpl
+        def job_retried(self):
+            retried.set()
+
+    worker.observe(Observer())
+
+    @worker.handler("job", backoff=offload.constant(1000))
+    async def job(args):
+        raise ValueError
+
+    await worker.start()
+    await worker.perform(Job("job"))
+    async with asyncio.timeout(DEADLINE):
+        await retried.wait()
+    assert await worker.counts() == {"default": offload.QueueCounts(scheduled=1)}
+
+
+async def test_the_default_backoff_is_that_of_exponential(connect):
+    worker = connect("simple://")
+    delays: list[timedelta] = []
+    retried = asyncio.Event()
+
+    class Observer:
+        @offload.hookimpl
+        def job_retried(self, delay):
+            delays.append(delay)
+            retried.set()
+
+    worker.observe(Observer())
+
+    @worker.handler("job")
+    async def job(args):
+        raise ValueError
+
+    await worker.start()
+    await worker.perform(Job("job"))
+    async with asyncio.timeout(DEADLINE):
+        await retried.wait()
+    assert timedelta(seconds=0.5) <= delays[0] <= timedelta(seconds=1.5)
+
+
+async def test_the_attempt_is_0_before_the_first_run(connect):
+    worker = connect("simple://")
+    enqueued: list[JobContext] = []
+
+    class Observer:
+        @offload.hookimpl
+        def job_enqueued(self, job):
+            enqueued.append(job)
+
+    worker.observe(Observer())
+    worker.register("job", nothing)
+    await worker.perform(Job("job"))
+    assert [context.attempt for context in enqueued] == [0]
