@@ -111,7 +111,7 @@ class WatchedSubscription(SimpleSubscription):
 
 
 class LeasedSubscription(WatchedSubscription):
-    lease = timedelta(seconds=0.03)
+    lease = timedelta(seconds=0.06)
     on_extend: Callable[[Collection[Delivery]], Collection[Delivery]]
 
     def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
