@@ -401,6 +401,27 @@ async def test_perform_many_that_is_cancelled_may_have_stored_some(watched):
 # -- time --------------------------------------------------------------------------
 
 
+async def test_one_open_that_fails_is_the_answer_to_other_loops_too(watched):
+    worker, watch = watched(distributed=True)
+    await worker.counts()  # it belongs to this loop
+    watch.begun.clear()
+    watch.holds_open = True
+    watch.errors["open"] = [away() for _ in range(100)]
+
+    async def perform_from_here():
+        performs = [asyncio.create_task(worker.perform(Job("job"))) for _ in range(20)]
+        for _ in range(5):
+            await asyncio.sleep(0)  # all of them are on their way by now
+        watch.held.set()
+        return await asyncio.gather(*performs, return_exceptions=True)
+
+    async with asyncio.timeout(DEADLINE):
+        results = await asyncio.to_thread(asyncio.run, perform_from_here())
+    assert {type(result) for result in results} == {BackendUnavailableError}
+    assert len(watch.of("open")) == 1
+    watch.holds_open = False
+
+
 async def test_an_outage_costs_a_perform_two_calls_of_enqueue_at_most(watched):
     worker, watch = watched()
     worker.register("job", nothing)

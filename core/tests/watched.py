@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -46,6 +47,9 @@ class Watch:
         self.under_way: Counter[str] = Counter()
         self.gates: dict[str, asyncio.Event] = {}
         """Calls of these names wait until theirs is set."""
+        self.held = threading.Event()
+        """What `open` waits for on a loop that `gates` can't be set for, if `holds_open`."""
+        self.holds_open = False
         self.errors: defaultdict[str, list[BaseException]] = defaultdict(list)
         """Calls of these names raise the first that is left, and do nothing."""
         self.next_due_ms: int | None = None
@@ -64,6 +68,8 @@ class Watch:
             await asyncio.sleep(0)  # every call lets others in
             if gate := self.gates.get(name):
                 await gate.wait()
+            if name == "open" and self.holds_open:
+                await asyncio.to_thread(self.held.wait, DEADLINE)
             if self.errors[name]:
                 raise self.errors[name].pop(0)
             yield
