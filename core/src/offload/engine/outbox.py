@@ -29,14 +29,26 @@ RESCUE_SECONDS = 1.0
 
 def batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     """Split these, in order, into batches that a driver takes in one call."""
+    for begin in range(0, len(entries), MAX_BATCH):
+        batch = entries[begin : begin + MAX_BATCH]
+        if _size_of(batch) <= MAX_BATCH_BYTES:
+            yield batch
+        else:
+            yield from _split(batch)
+
+
+def _split(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     begin, size = 0, 0
     for end, entry in enumerate(entries):
-        if end > begin and (end - begin == MAX_BATCH or size + len(entry.body) > MAX_BATCH_BYTES):
+        if end > begin and size + len(entry.body) > MAX_BATCH_BYTES:
             yield entries[begin:end]
             begin, size = end, 0
         size += len(entry.body)
-    if begin < len(entries):
-        yield entries[begin:]
+    yield entries[begin:]
+
+
+def _size_of(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.body) for entry in entries])
 
 
 def told_how_many(error: Exception, stored: int, total: int) -> OffloadError:
@@ -147,7 +159,7 @@ class Outbox:
         taken, size = 0, 0
         for wanted, caller in self._waiting:
             if not caller.done():  # a caller that was cancelled meanwhile wants nothing stored
-                added = sum(len(entry.body) for entry in wanted)
+                added = _size_of(wanted)
                 too_many = len(entries) + len(wanted) > MAX_BATCH
                 if entries and (too_many or size + added > MAX_BATCH_BYTES):
                     break
