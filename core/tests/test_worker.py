@@ -7,7 +7,14 @@ from datetime import timedelta
 import pytest
 
 import offload
-from offload import InvalidJobError, Job, Limits, State
+from offload import (
+    BackendUnavailableError,
+    InvalidJobError,
+    Job,
+    Limits,
+    State,
+    UnsupportedError,
+)
 
 
 class BareWorker(offload.Worker):
@@ -41,3 +48,32 @@ async def test_perf_4_perform_many_enqueues_nothing_if_any_is_malformed(bad):
         await worker.perform_many([Job("a"), bad, Job("b")])
 
     assert worker.performed == []
+
+
+async def test_perform_many_says_when_some_are_stored():
+    worker = BareWorker()
+    perform = worker.perform
+
+    async def fail_at(job):
+        if len(worker.performed) == stored:
+            raise BackendUnavailableError("away")
+        return await perform(job)
+
+    worker.perform = fail_at
+    for stored, maybe_stored in ((0, False), (1, True), (2, True)):
+        worker.performed.clear()
+        with pytest.raises(BackendUnavailableError) as caught:
+            await worker.perform_many([Job("a")] * 3)
+        assert caught.value.maybe_stored is maybe_stored
+        assert len(worker.performed) == stored
+
+
+async def test_what_an_adapter_does_not_offer_is_unsupported():
+    worker = BareWorker()
+
+    with pytest.raises(UnsupportedError):
+        await worker.counts()
+    with pytest.raises(UnsupportedError):
+        _ = worker.dead_letters
+    with pytest.raises(UnsupportedError):
+        worker.observe(object())

@@ -213,6 +213,37 @@ async def test_dead_2_two_who_requeue_all_at_once(make, bury, stranger):
     await stranger.until("q.default", ready=3000)
 
 
+@pytest.mark.parametrize("way", ["requeue_all", "discard_all"])
+async def test_dead_2_all_are_those_that_are_there_when_it_begins(make, bury, stranger, way):
+    """Others die all the while, and some of what is requeued dies again."""
+    await bury(3000)
+    log, over = Log(), asyncio.Event()
+    worker = make(max_attempts=1)
+    worker.observe(log)
+
+    @worker.handler("note")
+    async def note(args):
+        raise ValueError
+
+    await worker.start()
+
+    async def die():
+        while not over.is_set():
+            await worker.perform_many([Job("note")] * 20)
+
+    dying = asyncio.create_task(die())
+    await log.until("job_dead", 1)
+    dead_before = log.count("job_dead")
+    async with asyncio.timeout(DEADLINE):
+        taken = await getattr(worker.dead_letters, way)()
+    assert 3000 <= taken <= 3000 + log.count("job_dead")
+    dead_meanwhile = log.count("job_dead") - dead_before
+    assert dead_meanwhile > 0
+    assert taken < 3000 + dead_before + dead_meanwhile
+    over.set()
+    await dying
+
+
 async def test_dead_1_two_who_look_at_once_see_parts_and_change_nothing(make, bury):
     ids = await bury(3000)
     one, other = make().dead_letters, make().dead_letters

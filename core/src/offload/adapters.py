@@ -52,16 +52,21 @@ _FIRST_PARTY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """What a distribution offers for a scheme."""
+    """What a distribution offers for a scheme.
+
+    Attributes:
+        claims: what it can do.
+        limits: the numbers behind the claims.
+        make: makes a driver, or a whole worker, without connecting.
+        options: its own options, besides those that every worker has.
+        file: where the file is, for a backend that is one: who only looks at it must not make it.
+    """
 
     claims: Claims
     limits: Limits
     make: Callable[[Config], Driver | Worker]
-    """Makes a driver, or a whole worker, without connecting."""
     options: Sequence[Option[Any]] = ()
-    """Its own options, besides those that every worker has."""
     file: Callable[[Address], Path] | None = None
-    """Where the file is, for a backend that is one: who only looks at it must not make it."""
 
 
 class AdapterHooks:

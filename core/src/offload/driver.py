@@ -6,13 +6,16 @@ instead if your library runs its own loop. Both are certified alike.
 
 What holds for every method of a driver:
 
-- It raises `BackendUnavailableError` when the backend is away, within a bound
-  of its own, and never hangs.
+- It raises `BackendUnavailableError` when the backend is unavailable, within a
+  bound of its own, and never hangs.
 - Cancelling it leaves the driver usable; the outcome of that one call is then
   unknown.
 - One step each: a crash inside it may duplicate a job, never lose it.
 - Due times are judged by the backend's clock, in whole milliseconds since the
   epoch, rounded so that nothing is ever early.
+
+What the engine promises in return, which calls may overlap among it, is in
+`docs/write-an-adapter.md`.
 """
 
 from __future__ import annotations
@@ -28,54 +31,84 @@ from offload.worker import QueueCounts
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """A job to store."""
+    """A job to store.
+
+    Attributes:
+        id: unique, given by the engine.
+        queue: the name of the queue that it waits in.
+        body: the job's bytes, for the driver to keep as they are.
+        delay_ms: milliseconds from now until it is due, by the backend's clock.
+        at_ms: the instant at which it is due, in milliseconds since the epoch; if it is given,
+            `delay_ms` is 0.
+    """
 
     id: str
     queue: str
     body: bytes
     delay_ms: int = 0
-    """Due so long after now, by the backend's clock."""
     at_ms: int | None = None
-    """Due at this instant; then `delay_ms` is 0."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
-    """A job handed to one worker, which alone may run and settle it while the lease lasts."""
+    """A job handed to one worker, which alone may run and settle it while the lease lasts.
+
+    Attributes:
+        id: that of its entry.
+        queue: that of its entry.
+        body: that of its entry.
+        attempt: which run this is, from 1; runs that a crash cut short count.
+        due_ms: when this attempt was due, in milliseconds since the epoch.
+        receipt: the driver's own, which the engine never looks at: what it needs to settle this
+            delivery and no other run of the job.
+    """
 
     id: str
     queue: str
     body: bytes
     attempt: int
-    """Which run this is, from 1; runs that a crash cut short count."""
     due_ms: int
     receipt: Any
-    """The driver's own: what it needs to settle this delivery and no other run of the job."""
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a run failed, to be kept with the job."""
+    """Why a run failed, to be kept with the job.
+
+    Attributes:
+        error: the class and the text of the exception, at most 1,000 characters.
+        traceback: its end, at most 16,000 characters; empty when the backend has refused it.
+        attempts: how many runs there were.
+    """
 
     error: str
     traceback: str = ""
     attempts: int = 0
-    """How many runs there were."""
 
 
 class Verdict(Enum):
-    """What becomes of a delivered job."""
+    """What becomes of a delivered job.
+
+    Attributes:
+        ACKNOWLEDGE: done, so forget it.
+        RETRY: failed, so deliver it again after `delay_ms`, as the next attempt.
+        DEAD_LETTER: failed for good, so keep it among the dead letters, with its failure.
+        RELEASE: not finished, so give it back to the head of its queue; this attempt doesn't count.
+    """
 
     ACKNOWLEDGE = "acknowledge"
-    """Done: forget it."""
     RETRY = "retry"
-    """Failed: deliver it again after `delay_ms`, as the next attempt."""
     DEAD_LETTER = "dead letter"
-    """Failed for good: keep it among the dead letters, with its failure."""
     RELEASE = "release"
-    """Not finished: give it back to the head of its queue; this attempt doesn't count."""
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """A verdict on one delivery."""
+    """A verdict on one delivery.
+
+    Attributes:
+        delivery: as `fetch` returned it.
+        verdict: what becomes of the job.
+        delay_ms: of a RETRY, milliseconds from now until it is due, by the backend's clock.
+        failure: of a RETRY or a DEAD_LETTER, why the run failed.
+    """
 
     delivery: Delivery
     verdict: Verdict
@@ -84,11 +117,16 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fetched(msgspec.Struct, frozen=True, gc=False):
-    """What one fetch brought."""
+    """What one fetch brought.
+
+    Attributes:
+        deliveries: the jobs that are leased now, in the order in which they are to start.
+        next_due_ms: how long until the next scheduled job is due, in milliseconds by the backend's
+            clock from the moment of this answer; None if the driver knows of none.
+    """
 
     deliveries: Sequence[Delivery]
     next_due_ms: int | None = None
-    """Milliseconds from now until the next scheduled job is due, if the driver knows of one."""
 
 
 class Subscription(Protocol):
@@ -97,8 +135,8 @@ class Subscription(Protocol):
     async def fetch(self, limit: int) -> Fetched:
         """Lease up to `limit` jobs that are due, without waiting for any.
 
-        No queue starves another (QUE-3). The engine lets a fetch end before it
-        stops, so what was leased is never left without an owner.
+        No queue starves another (QUE-3). When the worker stops, a fetch gets 0.3 s to end; then it
+        is cancelled, and what it leased meanwhile is for `close` to give back.
         """
         ...
 
@@ -111,7 +149,11 @@ class Subscription(Protocol):
         ...
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
-        """Carry out each verdict, and return the deliveries that were no longer ours (DUR-8)."""
+        """Carry out each verdict, and return the deliveries that were no longer ours (DUR-8).
+
+        When it raises, the same verdicts come again, perhaps in other batches: what was carried
+        out already is then no longer ours.
+        """
         ...
 
     async def close(self) -> None:
@@ -121,7 +163,11 @@ class Subscription(Protocol):
 
 @runtime_checkable
 class Leases(Protocol):
-    """A subscription whose leases run out unless they are extended."""
+    """A subscription whose leases run out unless they are extended.
+
+    Attributes:
+        lease: how long a delivery is held after `fetch` or `extend`.
+    """
 
     lease: timedelta
 
@@ -144,7 +190,8 @@ class Driver(Protocol):
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         """Store these, and return when all are safe.
 
-        When it raises, none is, unless the error says `maybe_stored`.
+        At most 1,000 entries, whose bodies have at most 4 MiB together unless it is one entry.
+        When it raises, none is stored, unless the error says `maybe_stored`.
         """
         ...
 
@@ -172,10 +219,13 @@ class ClaimNotes(Protocol):
 
 @runtime_checkable
 class RunLimit(Protocol):
-    """A driver whose backend takes a job away from a worker that runs it for too long."""
+    """A driver whose backend takes a job away from a worker that runs it for too long.
+
+    Attributes:
+        longest_run: a handler whose timeout isn't shorter is refused; see `Worker.register`.
+    """
 
     longest_run: timedelta
-    """A handler whose timeout isn't shorter is refused; see `Worker.register`."""
 
 
 @runtime_checkable
@@ -191,7 +241,16 @@ class Counts(Protocol):
 
 
 class StoredDeadLetter(msgspec.Struct, frozen=True):
-    """A dead letter as the driver keeps it; its body may not decode."""
+    """A dead letter as the driver keeps it.
+
+    Attributes:
+        id: that of its entry.
+        queue: that of its entry.
+        body: that of its entry; it may not decode.
+        died_ms: when it was given up, in milliseconds since the epoch, by the backend's clock.
+        failure: that of the verdict.
+        cursor: its place in the order of the list, for `list_dead`; an empty one stands for the id.
+    """
 
     id: str
     queue: str
@@ -199,7 +258,6 @@ class StoredDeadLetter(msgspec.Struct, frozen=True):
     died_ms: int
     failure: Failure
     cursor: str = ""
-    """Its place in the order of the list, for `list_dead`; an empty one stands for the id."""
 
 
 @runtime_checkable
@@ -216,7 +274,7 @@ class DeadLetterStore(Protocol):
         ...
 
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
-        """The one with this id."""
+        """The one with this id; None if there is none."""
         ...
 
     async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:

@@ -2,14 +2,19 @@
 
 A `UsageError` is the caller's to mend; a `BackendError` is the backend's, and
 the same call may succeed later. Nothing was stored when a call raised, unless
-`BackendUnavailableError.maybe_stored` says that this is not known.
+the error's `maybe_stored` is True.
 """
 
 from __future__ import annotations
 
 
 class OffloadError(Exception):
-    """Root of all errors of Offload."""
+    """Root of all errors of Offload.
+
+    `maybe_stored` is True when the call may have taken effect all the same, or in part.
+    """
+
+    maybe_stored: bool = False
 
 
 class UsageError(OffloadError):
@@ -61,10 +66,7 @@ class BackendError(OffloadError):
 
 
 class BackendUnavailableError(BackendError):
-    """The backend can't be reached or can't accept work now (LIFE-4, PERF-8).
-
-    `maybe_stored` is True when the call may have taken effect all the same.
-    """
+    """The backend can't be reached or can't accept work now (LIFE-4, PERF-8)."""
 
     def __init__(self, message: str, *, maybe_stored: bool = False) -> None:
         super().__init__(message)

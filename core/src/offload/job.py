@@ -35,7 +35,13 @@ QUEUE_RULE = "1 to 120 of A-Z a-z 0-9 _ -"
 # and a frozen dataclass costs several times as much to make. Those that can't be part of a
 # cycle are spared the garbage collector's rounds (gc=False).
 class Job(msgspec.Struct, frozen=True):
-    """A piece of work: the name of its handler, the args for it, and the queue it waits in."""
+    """A piece of work.
+
+    Attributes:
+        handler: the name of its handler.
+        args: what the handler is called with.
+        queue: where it waits for a worker.
+    """
 
     handler: str
     args: Args = msgspec.field(default_factory=dict)
@@ -58,17 +64,23 @@ def instant_of(milliseconds: int) -> datetime:
 
 
 class JobContext(msgspec.Struct, frozen=True, gc=False):
-    """One run of a job, as its handler and the observers see it."""
+    """One run of a job, as its handler and the observers see it.
+
+    Attributes:
+        id: what `perform` returned.
+        queue: where it waited.
+        handler: the name of its handler.
+        attempt: 1 for the first run; 0 before it.
+        enqueued_ms: when it was performed, by the performer's clock: milliseconds since the epoch.
+        due_ms: when this attempt was due, by the backend's clock: milliseconds since the epoch.
+    """
 
     id: str
     queue: str
     handler: str
     attempt: int
-    """1 for the first run; 0 before it."""
     enqueued_ms: int
-    """When it was performed, by the performer's clock: milliseconds since the epoch."""
     due_ms: int
-    """When this attempt was due, by the backend's clock: milliseconds since the epoch."""
 
     @property
     def enqueued_at(self) -> datetime:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 import msgspec
 
 from offload.claims import Claims, Limits
-from offload.errors import UnsupportedError, UsageError
+from offload.errors import OffloadError, UnsupportedError, UsageError
 from offload.job import Args, Handler, Job, instant_of
 
 if TYPE_CHECKING:
@@ -26,54 +26,79 @@ H = TypeVar("H", bound=Handler)
 
 
 class State(Enum):
-    """Where a worker stands in its life (LIFE-1)."""
+    """Where a worker stands in its life (LIFE-1).
+
+    Attributes:
+        NEW: it was never started, or its first start failed.
+        RUNNING: it takes jobs.
+        STOPPING: `stop` was called, and running handlers are being waited for.
+        STOPPED: it takes and performs no job until it is started again.
+    """
 
     NEW = "new"
     RUNNING = "running"
     STOPPING = "stopping"
-    """`stop` was called, and running handlers are being waited for."""
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class StopReport:
-    """What became of the jobs that a worker held when it stopped (LIFE-13)."""
+    """What became of the jobs that a worker held when it stopped (LIFE-13).
+
+    Attributes:
+        finished: how many jobs ended, in success or failure, between `stop` and its return.
+        returned: ids of jobs that were cut short, and handed back to a durable backend: they run
+            again.
+        lost: ids of jobs that only this process remembers: they run if this worker starts again.
+    """
 
     finished: int = 0
-    """Jobs that ended, in success or failure, between `stop` and its return."""
     returned: tuple[str, ...] = ()
-    """Ids of jobs that were cut short, and handed back to a durable backend: they run again."""
     lost: tuple[str, ...] = ()
-    """Ids of jobs that only this process remembers: they run if this worker starts again."""
 
 
 class QueueCounts(msgspec.Struct, frozen=True):
-    """How many jobs of a queue are in each state. None: the backend can't tell."""
+    """How many jobs of a queue are in each state. None: the backend can't tell.
+
+    Attributes:
+        waiting: due, and not yet taken by a worker.
+        scheduled: due later, retries included.
+        running: leased to a worker, its prefetched jobs included.
+        dead: given up, and among the dead letters.
+    """
 
     waiting: int = 0
     scheduled: int | None = 0
-    """Due later, retries included."""
     running: int | None = 0
-    """Leased to a worker, its prefetched jobs included."""
     dead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job that failed for good."""
+    """A job that failed for good.
+
+    Attributes:
+        id: what `perform` returned.
+        queue: where it waited.
+        handler: the name of its handler; None when the stored bytes can't be read.
+        args: its args; None when the stored bytes can't be read.
+        attempts: how many runs there were.
+        error: the class and the text of the last run's exception.
+        traceback: the end of its traceback.
+        died_ms: when it was given up, by the backend's clock: milliseconds since the epoch.
+        cursor: its place in the list, to begin a page behind; it stays good when the letter is
+            gone.
+    """
 
     id: str
     queue: str
     handler: str | None
-    """None when the stored bytes can't be read."""
     args: Args | None
-    """None when the stored bytes can't be read."""
     attempts: int
     error: str
     traceback: str
     died_ms: int
     cursor: str = ""
-    """Its place in the list, to begin a page behind; it stays good when the letter is gone."""
 
     def __post_init__(self) -> None:
         if not self.cursor:
@@ -102,7 +127,7 @@ class DeadLetters(Protocol):
         ...
 
     async def show(self, job_id: str) -> DeadLetter | None:
-        """The dead letter with this id."""
+        """The dead letter with this id; None if there is none."""
         ...
 
     async def requeue(self, ids: Sequence[str]) -> Sequence[str]:
@@ -147,7 +172,7 @@ class Worker(abc.ABC):
 
         Raises:
             AlreadyRunningError: it runs, or is still draining; nothing changes (LIFE-3).
-            BackendUnavailableError: the backend is away; start may be called again (LIFE-4).
+            BackendUnavailableError: the backend is unavailable; start may be called again (LIFE-4).
         """
 
     @abc.abstractmethod
@@ -169,7 +194,8 @@ class Worker(abc.ABC):
             JobTooLargeError: args over the backend's `max_job_bytes` (ARGS-5).
             UnknownHandlerError, UnknownQueueError: nobody could run it (PERF-6, QUE-2).
             WorkerStoppedError: `stop` was called (LIFE-5).
-            BackendUnavailableError: with `maybe_stored` (PERF-8).
+            BackendUnavailableError: the backend is unavailable; `maybe_stored` says whether the
+                job may have been stored all the same (PERF-8).
         """
 
     @abc.abstractmethod
@@ -247,9 +273,12 @@ class Worker(abc.ABC):
         return decorate
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
-        """Perform several jobs; return their ids in order. An adapter may do it in one step.
+        """Perform several jobs; return their ids in order.
 
         A malformed one among them is refused, by its index, before any is enqueued (PERF-4).
+        Not all or nothing: they are stored in order, in batches, and the first batch that fails
+        ends the call. If any were stored by then, the error has `maybe_stored`. A call that is
+        cancelled may have stored some of them.
         """
         from offload.validation import check_job, named  # the engine's workers never come here
 
@@ -259,7 +288,14 @@ class Worker(abc.ABC):
                 check_job(job, self.limits)
             except UsageError as error:
                 raise named(error, jobs, index) from None
-        return [await self.perform(job) for job in jobs]
+        ids: list[str] = []
+        for job in jobs:
+            try:
+                ids.append(await self.perform(job))
+            except OffloadError as error:
+                error.maybe_stored = error.maybe_stored or bool(ids)
+                raise
+        return ids
 
     async def counts(self) -> Mapping[str, QueueCounts]:
         """How many jobs wait, are scheduled, run and are dead, by queue.

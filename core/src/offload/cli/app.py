@@ -14,7 +14,7 @@ from offload.cli.perform import perform
 from offload.cli.queues import queues
 from offload.cli.terminal import shown, write_anything
 from offload.cli.worker import worker
-from offload.errors import BackendUnavailableError, OffloadError, UsageError
+from offload.errors import OffloadError, UsageError
 from offload.text import plain
 
 
@@ -64,7 +64,7 @@ class Commands(click.Group):
             raise click.ClickException(shown(error.message)) from error
         except OffloadError as error:
             text = shown(str(error))
-            if isinstance(error, BackendUnavailableError) and error.maybe_stored:
+            if error.maybe_stored:
                 text += " (what was asked for may have been done all the same)"
             raise click.ClickException(text) from error
 

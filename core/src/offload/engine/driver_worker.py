@@ -21,7 +21,8 @@ from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.elsewhere import Elsewhere
 from offload.engine.logs import write
-from offload.engine.outbox import MAX_BATCH, Outbox
+from offload.engine.opening import Opening
+from offload.engine.outbox import Outbox, batches, told_how_many
 from offload.engine.registry import Registry
 from offload.engine.supervisor import own_task
 from offload.engine.vigil import Vigil
@@ -29,7 +30,6 @@ from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
     BackendError,
-    BackendUnavailableError,
     InvalidJobError,
     UnknownHandlerError,
     UnknownQueueError,
@@ -123,6 +123,7 @@ class DriverWorker(Worker):
         self._starting = False
         self._draining: asyncio.Task[StopReport] | None = None
         self._lifecycle = asyncio.Lock()
+        self._opening = Opening()
 
     def __repr__(self) -> str:
         return f"<offload worker {self._config} {self._state.value}>"
@@ -149,8 +150,9 @@ class DriverWorker(Worker):
         self._starting = True
         try:
             was_open = self._is_open
+            failed_before = self._opening.failures
             async with self._lifecycle:
-                await self._open()
+                await self._open(failed_before)
                 try:
                     self._dispatcher = await self._subscribe()
                 except BaseException:
@@ -263,10 +265,9 @@ class DriverWorker(Worker):
             except Exception as error:
                 _tell_of_close(error)
 
-    async def _open(self) -> None:
+    async def _open(self, failed_before: int) -> None:
         if not self._is_open:
-            with limits_told():
-                await self._driver.open()
+            await self._opening.open(self._driver, failed_before)
             self._is_open = True
             if isinstance(self._driver, ClaimNotes):
                 notes = {**self.claims.notes, **self._driver.claim_notes()}
@@ -429,24 +430,21 @@ class DriverWorker(Worker):
         return await self._perform(job, 0, read_instant(when, self.limits))
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
-        """Perform several jobs, in batches; return their ids in order.
-
-        All are checked before any is enqueued. Should the backend fail after
-        some were, the error says `maybe_stored`.
-        """
         now_ms = time.time_ns() // 1_000_000
         jobs = list(jobs)
         entries = [self._make_one_of(jobs, index, now_ms) for index in range(len(jobs))]
-        for begin in range(0, len(entries), MAX_BATCH):
-            batch = entries[begin : begin + MAX_BATCH]
+        stored = 0
+        for batch in batches(entries):
             try:
                 await self._send(batch)
-            except BackendUnavailableError as error:
-                error.maybe_stored = error.maybe_stored or begin > 0
-                raise
+            except Exception as error:
+                if not stored:
+                    raise
+                raise told_how_many(error, stored, len(entries)) from error
             if "job_enqueued" in self._observers.wanted:
-                for job, entry in zip(jobs[begin:], batch, strict=False):
+                for job, entry in zip(jobs[stored:], batch, strict=False):
                     self._tell_enqueued(job, entry, now_ms)
+            stored += len(batch)
         return [entry.id for entry in entries]
 
     def _make_one_of(self, jobs: Sequence[Job], index: int, now_ms: int) -> Entry:
@@ -492,9 +490,10 @@ class DriverWorker(Worker):
     async def _send_here(self, entries: Sequence[Entry]) -> None:
         try:
             if not self._is_open:
+                failed_before = self._opening.failures
                 async with self._lifecycle:
                     self._refuse_if_stopped()
-                    await self._open()
+                    await self._open(failed_before)
                 self._refuse_if_stopped()
             if self._dispatcher is not None or self.claims.distributed:
                 self._ready_on = self.loop
@@ -573,8 +572,9 @@ class DriverWorker(Worker):
     async def _look(self, action: Callable[[Any], Awaitable[T]]) -> T:
         """Let `action` look at the backend, from whatever loop, and also after stop."""
         if await self._bind():
+            failed_before = self._opening.failures
             async with self._lifecycle:
-                await self._open()
+                await self._open(failed_before)
             return await action(self._driver)
         if self.claims.distributed and self._elsewhere is not None:
             return await self._elsewhere.use(action)

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from offload.driver import Driver, Entry
+from offload.engine.opening import Opening
 from offload.engine.outbox import Outbox
 from offload.loop_thread import LoopThread, run_elsewhere
-from offload.system_limits import limits_told
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ class Elsewhere:
         self._thread: LoopThread | None = None
         self._driver: Driver | None = None
         self._outbox: Outbox | None = None
-        self._opening: asyncio.Lock | None = None
+        self._turn: asyncio.Lock | None = None
+        self._opening = Opening()
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         """Store these; see `Driver.enqueue`."""
@@ -46,18 +47,18 @@ class Elsewhere:
         with self._lock:
             if self._thread is None:
                 self._thread = LoopThread("offload-elsewhere")
-                self._opening = asyncio.Lock()
+                self._turn = asyncio.Lock()
             loop = self._thread.loop
         return await run_elsewhere(self._use(action), loop)
 
     async def _use(self, action: Callable[[Driver], Awaitable[T]]) -> T:
-        if self._opening is None:
+        if self._turn is None:
             raise AssertionError("made with the thread")
-        async with self._opening:
+        failed_before = self._opening.failures
+        async with self._turn:
             if self._driver is None:
                 driver = self._make()
-                with limits_told():
-                    await driver.open()
+                await self._opening.open(driver, failed_before)
                 self._driver = driver
         return await action(self._driver)
 

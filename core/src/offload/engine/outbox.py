@@ -3,17 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from offload.driver import Entry
 from offload.engine.supervisor import own_task
+from offload.errors import (
+    BackendError,
+    BackendUnavailableError,
+    OffloadError,
+    WorkerStoppedError,
+)
 
 MAX_BATCH = 1000
 """The most entries handed to a driver in one call."""
+MAX_BATCH_BYTES = 4 << 20
+"""The most bytes of bodies in it, unless it is one entry alone.
 
-
+A batch is in memory several times on its way, holds a backend up while it is stored, and must
+arrive within the time that the driver gives a call: 4 MiB take 0.4 s at 100 Mbit/s. Batches of
+1000 entries with bodies of up to 4 KiB are as large as before.
+"""
 RESCUE_SECONDS = 1.0
 """After this time it is looked whether somebody sees to those who wait."""
+
+
+def batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Split these, in order, into batches that a driver takes in one call."""
+    for begin in range(0, len(entries), MAX_BATCH):
+        batch = entries[begin : begin + MAX_BATCH]
+        if _size_of(batch) <= MAX_BATCH_BYTES:
+            yield batch
+        else:
+            yield from _split(batch)
+
+
+def _split(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    begin, size = 0, 0
+    for end, entry in enumerate(entries):
+        if end > begin and size + len(entry.body) > MAX_BATCH_BYTES:
+            yield entries[begin:end]
+            begin, size = end, 0
+        size += len(entry.body)
+    yield entries[begin:]
+
+
+def _size_of(entries: Sequence[Entry]) -> int:
+    return sum([len(entry.body) for entry in entries])
+
+
+def told_how_many(error: Exception, stored: int, total: int) -> OffloadError:
+    """What to raise instead of `error`, which came when `stored` jobs of a call were stored.
+
+    A new one: other calls may share the first, of which nothing was stored.
+    """
+    kinds: tuple[type[OffloadError], ...] = (WorkerStoppedError, BackendUnavailableError)
+    kind = next((kind for kind in kinds if isinstance(error, kind)), BackendError)
+    told = kind(f"{error}; the first {stored} of {total} jobs are stored")
+    told.maybe_stored = True
+    return told
 
 
 class Outbox:
@@ -31,7 +78,7 @@ class Outbox:
         self._rescue: asyncio.TimerHandle | None = None
 
     async def send(self, entries: Sequence[Entry]) -> None:
-        """Hand at most `MAX_BATCH` entries to the driver; return when they are safe."""
+        """Hand one batch of entries to the driver; return when they are safe."""
         if self._sending or self._flusher is not None or self._waiting:
             loop = asyncio.get_running_loop()
             sent = loop.create_future()
@@ -82,32 +129,53 @@ class Outbox:
                 entries, callers = self._next_batch()
                 if not entries:
                     continue
+                passed_over = len(self._waiting)
                 try:
                     await self._enqueue(entries)
                 except BaseException as error:
-                    for caller in callers:
-                        if not caller.done():
-                            caller.set_exception(error)
-                    if not isinstance(error, Exception):
+                    _tell(callers, error)
+                    if isinstance(error, BackendUnavailableError):
+                        self._refuse(passed_over, str(error))
+                    elif not isinstance(error, Exception):
                         raise
                 else:
-                    for caller in callers:
-                        if not caller.done():
-                            caller.set_result(None)
+                    _tell(callers, None)
         finally:
             self._flusher = None
             self._go_on()
 
+    def _refuse(self, number: int, reason: str) -> None:
+        """Let those at the head of the line wait no longer: nothing of theirs was sent.
+
+        Else an outage would let each of many batches wait for all before it (PERF-8).
+        """
+        for _, caller in self._waiting[:number]:
+            _tell([caller], BackendUnavailableError(reason))
+        del self._waiting[:number]
+
     def _next_batch(self) -> tuple[list[Entry], list[asyncio.Future[None]]]:
         entries: list[Entry] = []
         callers: list[asyncio.Future[None]] = []
-        taken = 0
+        taken, size = 0, 0
         for wanted, caller in self._waiting:
-            if entries and len(entries) + len(wanted) > MAX_BATCH:
-                break
-            taken += 1
             if not caller.done():  # a caller that was cancelled meanwhile wants nothing stored
+                added = _size_of(wanted)
+                too_many = len(entries) + len(wanted) > MAX_BATCH
+                if entries and (too_many or size + added > MAX_BATCH_BYTES):
+                    break
                 entries += wanted
+                size += added
                 callers.append(caller)
+            taken += 1
         del self._waiting[:taken]
         return entries, callers
+
+
+def _tell(callers: Sequence[asyncio.Future[None]], error: BaseException | None) -> None:
+    for caller in callers:
+        if caller.done():
+            continue  # it was cancelled meanwhile
+        if error is None:
+            caller.set_result(None)
+        else:
+            caller.set_exception(error)
