@@ -1,5 +1,6 @@
 """`bare://`: an adapter for a library with a loop of its own."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -36,7 +37,11 @@ class BareDriver(PushDriver):
         """Called by the library's loop."""
         attempt = task.runs + 1
         delivery = Delivery(task.id, task.queue, task.body, attempt, task.due_ms, task)
-        settlement = await self.run(delivery)
+        try:
+            settlement = await self.run(delivery)
+        except asyncio.CancelledError:  # the event loop ends without a stop
+            self._library.put(task)
+            raise
         match settlement.verdict:
             case Verdict.RETRY:
                 task.runs, task.due_ms = attempt, after(settlement.delay_ms)
