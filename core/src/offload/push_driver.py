@@ -137,7 +137,9 @@ class _Intake:
 
     def _begin_to_end(self) -> asyncio.Task[None]:
         if self._ending is None:
-            self._ending = self._loop.create_task(self._end_and_release(), name="offload-intake")
+            # Not by the application's task factory, which may want what no other task needs.
+            ending = self._end_and_release()
+            self._ending = asyncio.Task(ending, loop=self._loop, name="offload-intake")
         return self._ending
 
     async def _end_and_release(self) -> None:
