@@ -135,6 +135,17 @@ async def test_what_is_handed_over_before_a_start_goes_back(library):
     assert (await library.run(delivery)).verdict is Verdict.RELEASE
 
 
+async def test_a_library_in_a_thread_runs_its_jobs_on_the_loop_of_the_worker(worker, library):
+    await worker.perform(Job("note"))
+    entry, loop = library.kept.pop(), asyncio.get_running_loop()
+    delivery = Delivery(entry.id, entry.queue, entry.body, 1, 0, None)
+
+    def work() -> Settlement:
+        return asyncio.run_coroutine_threadsafe(library.run(delivery), loop).result(DEADLINE)
+
+    assert (await asyncio.to_thread(work)).verdict is Verdict.ACKNOWLEDGE
+
+
 async def test_the_handler_of_a_cancelled_run_is_cancelled(worker, library, recorder):
     await worker.perform(Job("hold"))
     run = library.hand_over()
