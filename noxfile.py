@@ -169,7 +169,7 @@ def matrix(session: nox.Session, loop: str) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Certify every adapter, and one without the engine, verify what that wrote, and soak."""
+    """Certify every adapter, and one that hands its jobs over, verify what that wrote, and soak."""
     install(session)
     for certificate in certify_all(session):
         session.run("offload", "verify", str(certificate))

@@ -392,6 +392,11 @@ FORGED: dict[str, tuple[Callable[[Content], None], str]] = {
     "certified though cut short": (certified_in_part(complete=False), "claims to certify"),
     "a profile that there is not": (set_to("profile", value="best"), "its profile is"),
     "a format to come": (set_to("format", value=2), "its format is 2"),
+    "no deadline": (dropped("environment", "deadline"), "gave up waiting"),
+    "a deadline that is no time": (
+        set_to("environment", "deadline", value="for ever"),
+        "gave up waiting",
+    ),
     "no adapter": (set_to("adapter", value={}), "which adapter"),
     "a size of one's own": (set_to("limits", "max_job_bytes", value="9"), "is missing"),
     "a longest delay of one's own": (set_to("limits", "max_delay", value="1h"), "is missing"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from offload.config import parse_address
 from offload.duration import format_duration
 from offload_conformance.history import Event
 from offload_conformance.rules import RULES
+from offload_conformance.stage import DEADLINE
 from offload_conformance.verdicts import Verdict, judge, worst
 
 FORMAT = 1
@@ -61,6 +63,7 @@ class Certificate(msgspec.Struct, forbid_unknown_fields=True):
     adapter: dict[str, str]
     versions: dict[str, str]
     environment: dict[str, str]
+    """Where it was tested, and after how long what had to happen counted as missing."""
     claims: dict[str, bool]
     notes: dict[str, str]
     limits: dict[str, str]
@@ -97,6 +100,7 @@ def make_certificate(
         environment={
             "python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
+            "deadline": format_duration(timedelta(seconds=DEADLINE)),
         },
         claims=adapter.claims.as_dict(),
         notes=dict(adapter.claims.notes),

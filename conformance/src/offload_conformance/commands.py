@@ -140,6 +140,8 @@ def verify(file: Path, signer: Path | None) -> None:
     if found:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")
+    deadline, lateness = certificate.environment["deadline"], certificate.limits["lateness"]
+    click.echo(f"the kit waited up to {deadline}; a job may start {lateness} late")
     click.echo("it certifies its adapter" if certificate.certified else "it certifies nothing")
     click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of its maker")
 

@@ -24,6 +24,8 @@ from offload_conformance.stage import DEADLINE, Stage
 
 SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
+FEW = 3
+"""As many retries as a job has in any test, at the most."""
 
 
 class RuleBrokenError(AssertionError):
@@ -287,12 +289,13 @@ class Lab(Needs):
         """The dead letters, the oldest first, once there are so many.
 
         None are given where they can't be looked at; then a job has ended that was due later
-        than a retry after `SOON`.
+        than the last of a few retries after `SOON`, each of which may be late.
         """
         if not self.claims.dead_letters:
             tag = f"fence-{next(self._calls)}"
-            await self.perform(worker, tag, delay=0.3)
-            await self.until_ended(1, tag)
+            late = FEW * self.limits.lateness.total_seconds()
+            await self.perform(worker, tag, delay=0.3 + late)
+            await self.until_ended(1, tag, seconds + late)
             return []
         letters: list[DeadLetter] = []
 

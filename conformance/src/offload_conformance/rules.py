@@ -182,7 +182,9 @@ CHAPTERS = (
         "failing",
         None,
         (
-            "A handler that raises is retried; the attempt counts from 1 to max_attempts.",
+            "A handler that raises is retried; the attempt counts from 1 to max_attempts. The "
+            "worker that runs a job decides on its max_attempts and backoff, by what is "
+            "registered there, not the one that performed it.",
             "The next attempt is never before its backoff.",
             "After the last, the job is a dead letter, with its error, traceback and attempts.",
             "SystemExit, KeyboardInterrupt, CancelledError or any BaseException in a handler "
@@ -270,4 +272,5 @@ CHANGES = (
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
     "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
     "leaves the last milliseconds to its workers.",
+    "FAIL-1: says whose max_attempts and backoff count, where two workers differ.",
 )

@@ -120,6 +120,8 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
         yield "it doesn't say which adapter was tested"
     if not all(certificate.versions.get(name) for name in ("offload-core", "offload-conformance")):
         yield "it doesn't say which versions tested it"
+    if not _is_time(certificate.environment.get("deadline", "")):
+        yield "it doesn't say after what time the kit gave up waiting"
     yield from _limits(certificate.limits)
     for claim in ("durable", "distributed"):
         if certificate.claims.get(claim) and certificate.limits.get("recovery") == "-":
@@ -135,12 +137,15 @@ def _limits(limits: dict[str, str]) -> Iterator[str]:
     for name in DURATIONS:
         if limits[name] == "-" and name in OPTIONAL:
             continue
-        try:
-            is_time = parse_duration(limits[name]) > timedelta(0)
-        except (ValueError, OverflowError):
-            is_time = False
-        if not is_time:
+        if not _is_time(limits[name]):
             yield f"its limit {name} is {limits[name]!r}, not a time"
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return parse_duration(text) > timedelta(0)
+    except (ValueError, OverflowError):
+        return False
 
 
 # -- what it says of the rules -------------------------------------------------------

@@ -25,6 +25,7 @@ from offload.driver import (
     Entry,
     Failure,
     Fetched,
+    Intake,
     Leases,
     RunLimit,
     Settlement,
@@ -50,6 +51,7 @@ from offload.errors import (
 )
 from offload.job import Args, Handler, Job, JobContext, current_job
 from offload.program import run
+from offload.push_driver import PushDriver
 from offload.retry import Backoff, Reject, Retry, constant, exponential
 from offload.worker import DeadLetter, DeadLetters, QueueCounts, State, StopReport, Worker
 
@@ -75,6 +77,7 @@ __all__ = [
     "Failure",
     "Fetched",
     "Handler",
+    "Intake",
     "InvalidJobError",
     "Job",
     "JobContext",
@@ -82,6 +85,7 @@ __all__ = [
     "Leases",
     "Limits",
     "OffloadError",
+    "PushDriver",
     "QueueCounts",
     "Reject",
     "Retry",

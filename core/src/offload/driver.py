@@ -1,8 +1,8 @@
 """The second door for adapters: a few storage primitives, in batches.
 
 Write a `Driver` and core's engine makes a `Worker` of it, with lifecycle,
-validation, concurrency, timeouts, retries and draining done. Write a `Worker`
-instead if your library runs its own loop. Both are certified alike.
+validation, concurrency, timeouts, retries and draining done. For a library that
+runs its own loop there is `PushDriver`. Both are certified alike.
 
 What holds for every method of a driver:
 
@@ -176,6 +176,18 @@ class Leases(Protocol):
 
         A plain function, called every third of the lease from a thread of the
         engine, so that a handler which blocks the event loop loses no lease.
+        """
+        ...
+
+
+@runtime_checkable
+class Intake(Protocol):
+    """A subscription that goes on taking jobs from its backend until it is told to end that."""
+
+    def end_intake(self) -> None:
+        """Take no more, since the worker drains. Nothing is fetched after this call.
+
+        A plain function: what takes time goes on by itself, and `close` waits for it.
         """
         ...
 

@@ -229,6 +229,9 @@ class Worker(abc.ABC):
     ) -> None:
         """Let `handler` run the jobs of this name, from now on (REG-4).
 
+        The options hold for the jobs that this worker runs. A worker that only performs
+        them has no say in their attempts and backoff (FAIL-1).
+
         Args:
             name: 1 to 128 of `A-Z a-z 0-9 _ . : -`.
             handler: `def` or `async def`, called with the args.

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 
-from offload.driver import Delivery, Leases, Settlement, Subscription, Verdict
+from offload.driver import Delivery, Intake, Leases, Settlement, Subscription, Verdict
 from offload.engine.lease_keeper import LeaseKeeper
-from offload.engine.logs import job_log, shown, write
+from offload.engine.logs import engine_log, job_log, shown, write
 from offload.engine.outage import Outage
 from offload.engine.pause import pause
 from offload.engine.prefetch import Prefetch
@@ -251,6 +251,11 @@ class Dispatcher:
             self._fetch_loop.cancel()
         await asyncio.wait([self._fetch_loop.task], timeout=CANCEL_SECONDS)
         self._fetch_loop.cancel()
+        if isinstance(self.subscription, Intake):
+            try:
+                self.subscription.end_intake()
+            except Exception as error:
+                write(engine_log.error, "the driver failed to end its intake", error=error)
         self._give_back_buffer()
         await self._wait_until(lambda: self._runner.busy_slots == 0, grace_ends)
         for run in list(self._runner.runs):
