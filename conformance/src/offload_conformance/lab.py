@@ -16,7 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 import offload
 from offload import DeadLetter, Job, StopReport, Worker
 from offload_conformance.checks import CHECKS, broken
-from offload_conformance.needs import Inject, Needs, Server, adapter_of
+from offload_conformance.fixtures import Published
+from offload_conformance.needs import Needs, adapter_of
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
 from offload_conformance.puppets import Troupe
@@ -33,14 +34,8 @@ class RuleBrokenError(AssertionError):
 class Lab(Needs):
     """One test's view of an adapter."""
 
-    def __init__(
-        self,
-        url: str,
-        stage: Stage,
-        server: Server | None = None,
-        inject: Inject | None = None,
-    ) -> None:
-        super().__init__(stage.history, adapter_of(url), server, inject)
+    def __init__(self, url: str, stage: Stage, published: Published) -> None:
+        super().__init__(stage.history, adapter_of(url), published)
         self.url = url
         self.stage = stage
         self.namespace = f"kit-{secrets.token_hex(6)}"

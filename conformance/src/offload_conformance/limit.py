@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Self
 
 from offload_conformance.lab import RuleBrokenError
+from offload_conformance.leaks import LIMIT_THREAD
 from offload_conformance.stage import DEADLINE
 
 LIMIT = 20 * DEADLINE
@@ -30,9 +31,13 @@ class Limit:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop | None = None, seconds: float = LIMIT
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        seconds: float = LIMIT,
+        what: str = "the test",
     ) -> None:
         self._loop = loop
+        self._what = what
         self._seconds = seconds
         self._timer = self._after(seconds)
         self._striking = threading.Lock()
@@ -47,11 +52,12 @@ class Limit:
         with self._striking:
             self._is_over = True
         self._timer.cancel()
-        self._timer.join()  # a thread that is left would be taken for the adapter's
+        self._timer.join()
 
     def _after(self, seconds: float) -> threading.Timer:
         timer = threading.Timer(seconds, self._strike)
         timer.daemon = True
+        timer.name = LIMIT_THREAD
         return timer
 
     def _strike(self) -> None:
@@ -70,7 +76,7 @@ class Limit:
         """Raise RuleBrokenError if the test has taken too long."""
         if self._stack:
             raise RuleBrokenError(
-                f"the test took more than {self._seconds:g} s; it was at:\n{self._stack}"
+                f"{self._what} took more than {self._seconds:g} s; it was at:\n{self._stack}"
             ) from None
 
 

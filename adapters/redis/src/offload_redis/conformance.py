@@ -20,7 +20,7 @@ import pytest
 import redis.asyncio
 
 from offload.config import parse_address
-from offload_conformance.needs import Inject, Server
+from offload_conformance.authors import Inject, Server
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.servers import DEFAULT_PORT
 
@@ -105,7 +105,7 @@ def offload_server(private_server: PrivateServer | None) -> Server | None:
 def offload_inject(offload_url: str) -> Inject:
     """Pushes bytes into the list of what is ready, as another program could."""
 
-    async def inject(namespace: str, queue: str, body: bytes) -> None:
+    async def inject(*, namespace: str, queue: str, body: bytes) -> None:
         client = redis.asyncio.Redis.from_url(offload_url.partition("?")[0])
         async with client:
             await client.sadd(queues_key(namespace), queue)
