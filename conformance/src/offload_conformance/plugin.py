@@ -73,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             load_fixtures(config, url)
         except FixtureError as error:
-            raise pytest.UsageError(traced(error, Masked(url))) from None
+            raise pytest.UsageError(f"{error}\n\n{traced(error, Masked(url))}") from None
         except OffloadError as error:
             raise pytest.UsageError(str(error)) from None
 
