@@ -13,10 +13,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
+
 import offload
 from offload import DeadLetter, Job, StopReport, Worker
 from offload_conformance.checks import CHECKS, broken
 from offload_conformance.fixtures import Published
+from offload_conformance.logs import Masked
 from offload_conformance.needs import Needs, adapter_of
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
@@ -25,6 +28,11 @@ from offload_conformance.stage import DEADLINE, Stage
 
 SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
+
+
+INQUIRY_SECONDS = 3.0
+"""How long a backend is asked what became of a job that never came."""
+MOST_DEATHS = 20
 
 
 class RuleBrokenError(AssertionError):
@@ -38,6 +46,8 @@ class Lab(Needs):
         super().__init__(stage.history, adapter_of(url), published)
         self.url = url
         self.stage = stage
+        stage.inquire = self.inquire
+        self._masked = Masked(url)
         self.namespace = f"kit-{secrets.token_hex(6)}"
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._calls = itertools.count(1)
@@ -270,8 +280,37 @@ class Lab(Needs):
         while not await look():
             if time.monotonic() > deadline:
                 self.history.add("too_late", waited_for=what)
+                await self.inquire()
                 raise RuleBrokenError(f"expected {what} within {seconds:g} s")
             await asyncio.sleep(0.01)
+
+    async def inquire(self) -> None:
+        """Record where the jobs are, for who must find out why one never came."""
+        states = {troupe.name: worker.state.value for worker, troupe in self._workers}
+        self.history.add("workers", states=states)
+        with contextlib.suppress(Exception):
+            asked = offload.connect(self.make_url())
+            try:
+                await self._ask("queues", lambda: self._counts_by(asked))
+                await self._ask("dead", lambda: self._deaths_by(asked))
+            finally:
+                await asyncio.wait_for(asked.stop(), INQUIRY_SECONDS)
+
+    async def _ask(self, name: str, ask: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            told = await asyncio.wait_for(ask(), INQUIRY_SECONDS)
+        except Exception as error:
+            told = self._masked(f"{type(error).__name__}: {error}")[:300]
+        self.history.add(name, found=told)
+
+    async def _counts_by(self, asked: Worker) -> dict[str, Any]:
+        return {name: msgspec.to_builtins(each) for name, each in (await asked.counts()).items()}
+
+    async def _deaths_by(self, asked: Worker) -> list[str]:
+        letters = await asked.dead_letters.list(limit=MOST_DEATHS)
+        return [
+            f"{each.id} after {each.attempts}: {self._masked(each.error)[:300]}" for each in letters
+        ]
 
     async def until_dead(
         self, worker: Worker, count: int, seconds: float = DEADLINE

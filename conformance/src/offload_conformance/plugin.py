@@ -43,6 +43,9 @@ RULE_OF_TEST = re.compile(r"test_([A-Z]+)_(\d+)_")
 _NOT_AUTHORS = ("/pluggy/", "/_pytest/", "/pytest_asyncio/", "/asyncio/")
 """Frames of a traceback that tell an author nothing."""
 
+MOST_EVENTS = 16
+"""How many are shown of a test that failed, the last ones."""
+
 loop_key = pytest.StashKey[asyncio.AbstractEventLoop]()
 history_key = pytest.StashKey[History]()
 """Where a test keeps its history, for whoever writes the certificate."""
@@ -180,7 +183,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     with KeptLines(lambda text: masked(item, text)) as lines:
         item.stash[lines_key] = lines
-        return (yield)
+        done = yield
+        if history_key in item.stash:
+            _history_of(item)  # what was logged since
+        return done
 
 
 def masked(item: pytest.Item, text: str) -> str:
@@ -301,7 +307,7 @@ def _tell_of_failure(item: pytest.Item, rule: Rule, call: pytest.CallInfo[None])
             f"  {text.partition(': ')[2]}",
             "",
             "  the last of what happened:",
-            *(f"  {describe(event)}" for event in events[-12:]),
+            *(f"  {describe(event)}" for event in events[-MOST_EVENTS:]),
             *(["", "  logged meanwhile:", *(f"  {line}" for line in lines)] if lines else []),
             "",
             f"  again: pytest --pyargs offload_conformance --offload-url URL --rule {rule.id}",

@@ -35,7 +35,7 @@ from offload_amqp.names import Names
 from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import Inject, Server, require_free
 
 PROGRAM = "OFFLOAD_RABBITMQ_SERVER"
 DEFAULT_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -89,6 +89,7 @@ class PrivateBroker:
         }
 
     async def start(self) -> None:
+        require_free(self.address)
         process = self._launch()
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():

@@ -20,7 +20,7 @@ import pytest
 import redis.asyncio
 
 from offload.config import parse_address
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import Inject, Server, require_free
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.servers import DEFAULT_PORT
 
@@ -44,6 +44,7 @@ class PrivateServer:
         return "127.0.0.1", self._port
 
     async def start(self) -> None:
+        require_free(self.address)
         process = self._launch()
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
