@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
@@ -71,6 +72,20 @@ class Limit:
             os.kill(os.getpid(), signal.SIGINT)
             self._timer = self._after(AGAIN_SECONDS)
             self._timer.start()
+
+    @contextlib.contextmanager
+    def as_error(self) -> Iterator[None]:
+        """Within it a strike is an error: after Ctrl-C, pytest tears no fixture down."""
+
+        def interrupt(*_: object) -> None:
+            self.check()
+            raise KeyboardInterrupt
+
+        former = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
 
     def check(self) -> None:
         """Raise RuleBrokenError if the test has taken too long."""

@@ -38,6 +38,10 @@ class Masked:
         return text
 
 
+def _last_line(text: str) -> str:
+    return text.rstrip().rpartition("\n")[2]
+
+
 class KeptLines(logging.Handler):
     """Keeps the last warnings and errors of the logger `offload`, while it is entered."""
 
@@ -59,8 +63,8 @@ class KeptLines(logging.Handler):
             text = f"{record.levelname} {record.getMessage()}"
             if record.exc_info and (error := record.exc_info[1]) is not None:
                 text += f": {type(error).__name__}: {error}"
-            elif record.exc_text:
-                text += f": {record.exc_text.rstrip().rpartition(chr(10))[2]}"
+            elif not text.endswith(last := _last_line(record.exc_text or "")):
+                text += f": {last}"
         except Exception as error:  # a test's error may raise when it is read
             text = f"{record.levelname} a line that can't be read: {type(error).__name__}"
         # Masked before it is cut: the cut could go through a secret.

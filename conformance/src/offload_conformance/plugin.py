@@ -11,9 +11,11 @@ or, in an author's own suite, a file of two lines, and the URL as a fixture:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -213,7 +215,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     if rule_of(pyfuncitem) is None:
         return (yield)
     try:
-        return (yield from _limited(pyfuncitem, "the test"))
+        return (yield from _limited(pyfuncitem, "the test", lambda _: contextlib.nullcontext()))
     except KeyboardInterrupt as error:
         if not str(error):  # a real one has no text
             raise
@@ -223,19 +225,25 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
     """What sets a test up has a limit, too."""
-    return (yield from _limited(item, "the setup of the test")) if rule_of(item) else (yield)
+    if rule_of(item) is None:
+        return (yield)
+    return (yield from _limited(item, "the setup of the test", Limit.as_error))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """What tears a test down has one."""
-    return (yield from _limited(item, "the teardown of the test")) if rule_of(item) else (yield)
+    if rule_of(item) is None:
+        return (yield)
+    return (yield from _limited(item, "the teardown of the test", Limit.as_error))
 
 
-def _limited(item: pytest.Item, what: str) -> Generator[None, object, object]:
+def _limited(
+    item: pytest.Item, what: str, how: Callable[[Limit], AbstractContextManager[None]]
+) -> Generator[None, object, object]:
     limit = Limit(item.stash.get(loop_key, None), what=what)
     try:
-        with limit:
+        with limit, how(limit):
             result = yield
     except BaseException:
         limit.check()
