@@ -83,3 +83,25 @@ def test_why_a_rule_is_not_verified_is_told(tmp_path):
     assert reasons["LIFE-1"] == ["no test of it in the selected profile"]
     assert reasons["PERF-2"] == []
     assert "not claimed" in done.stdout
+
+
+def test_every_call_to_the_driver_is_traced(tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    rules = ("--rule", "DUR-1", "--rule", "PERF-1", "--rule", "DEAD-1", "--quick")
+    done = run("certify", url, *rules, "--trace-driver", "trace.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    calls = {line["call"] for line in lines}
+    assert {"open", "enqueue", "subscribe", "fetch", "settle", "list_dead", "close"} <= calls
+    assert len({line["pid"] for line in lines}) > 1  # the workers that are killed, too
+    stored = [line for line in lines if line["call"] == "enqueue"]
+    assert all(" Entry, " in line["arguments"][0] for line in stored)
+    assert {line["outcome"] for line in stored} == {"None"}
+    assert all(line["ms"] >= 0 for line in lines)
+
+
+def test_an_adapter_without_a_driver_has_none_to_trace(tmp_path):
+    done = run("certify", "bare://", "--trace-driver", "trace.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is a worker, and has no driver to trace" in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())

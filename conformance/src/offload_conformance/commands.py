@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from offload import Worker
 from offload.adapters import find_adapter
 from offload.config import parse_address, read_config
 from offload.text import plain
@@ -28,6 +30,7 @@ from offload_conformance.certificate import (
 )
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
+from offload_conformance.tracing import TRACE
 from offload_conformance.verdicts import Verdict
 from offload_conformance.verification import MalformedError, differences, read
 
@@ -54,12 +57,21 @@ COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim
 )
 @click.option("--quick", is_flag=True, help="Leave out what takes long; certifies nothing.")
 @click.option("--rule", "rules", multiple=True, help="Test this rule only; repeatable.")
-def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
+@click.option(
+    "--trace-driver",
+    "trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append every call to the driver to this file, a line of JSON each.",
+)
+def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...], trace: Path | None) -> None:
     """Prove, rule by rule, that the adapter behind URL keeps the contract.
 
     Writes the certificate, one JSON file, and exits with 0 only when every claimed rule passed.
     """
     _check(url, rules)  # a slip is told before anything runs
+    if trace is not None:
+        _check_traceable(url)
+        os.environ[TRACE] = str(trace.absolute())
     recorder = Recorder(Console(stderr=True))
     arguments = ["--pyargs", "offload_conformance.suite", "--offload-url", url]
     arguments += ["-c", str(Path(__file__).with_name("pytest.ini")), "-o", "addopts="]
@@ -80,8 +92,8 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     path = write(certificate, out)
     _show(certificate)
     click.echo(f"{path}")
-    for trace in recorder.faults.values():
-        click.echo(plain(trace, lines=True), err=True)
+    for told in recorder.faults.values():
+        click.echo(plain(told, lines=True), err=True)
     if recorder.faults:
         faults = plain("; ".join(recorder.faults), lines=True)
         raise click.UsageError(f"{faults}: an author's error, which proves nothing of the adapter")
@@ -111,6 +123,14 @@ def _check(url: str, rules: tuple[str, ...]) -> None:
             close = difflib.get_close_matches(rule.upper(), RULES, n=3)
             told = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
             raise click.BadParameter(f"there is no rule {plain(rule)}{told}", param_hint="--rule")
+
+
+def _check_traceable(url: str) -> None:
+    address = parse_address(url)
+    adapter = find_adapter(address.scheme)
+    if isinstance(adapter.make(read_config(address, adapter.options)), Worker):
+        told = f"the adapter for {address.scheme}:// is a worker, and has no driver to trace"
+        raise click.BadParameter(told, param_hint="--trace-driver")
 
 
 def _all_fine(certificate: Certificate) -> bool:

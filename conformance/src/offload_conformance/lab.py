@@ -25,6 +25,7 @@ from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
+from offload_conformance.tracing import connect
 
 SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
@@ -66,7 +67,7 @@ class Lab(Needs):
         self, *, puppets: bool = True, through: FaultProxy | None = None, **options: object
     ) -> Worker:
         """A new worker in this process; stopped when the test ends."""
-        worker = offload.connect(self.make_url(through, **options))
+        worker = connect(self.make_url(through, **options))
         troupe = Troupe(self.stage.address, worker, next(self._names))
         if puppets:
             worker.register("act", troupe.act, backoff=SOON)
