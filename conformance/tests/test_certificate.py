@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from histories import Story
 
-from offload_conformance import certificate
+from offload_conformance import certificate, verification
 from offload_conformance.verdicts import Verdict, judge, worst
 
 PASSING = Story().accepted("a").started("a").ended("a").checked("each_once")
@@ -44,6 +45,30 @@ def test_every_rule_has_the_verdict_of_its_tests(tmp_path):
     assert verdicts["LIFE-1"] == "unverified"
     assert not content["certified"]
     assert content["digest"] == certificate.digest_of(content)
+
+
+@pytest.mark.parametrize(
+    ("profile", "complete", "why"),
+    [
+        ("quick", True, "no test of it in the quick profile"),
+        ("selected", True, "no test of it in the selected profile"),
+        ("quick", False, "no test of it has run: the run was cut short"),
+    ],
+)
+def test_why_a_rule_without_a_test_is_not_verified(profile, complete, why):
+    made = certificate.make_certificate("simple://", {}, profile=profile, complete=complete)
+    assert {(rule.verdict, *rule.reasons) for rule in made.rules} == {("unverified", why)}
+
+
+def test_reasons_that_are_not_those_of_the_tests_are_found(tmp_path):
+    content = json.loads(make(tmp_path).read_text())
+    (rule,) = [rule for rule in content["rules"] if rule["id"] == "PERF-1"]
+    assert rule["reasons"]
+    rule["reasons"] = ["it was the weather"]
+    content["digest"] = certificate.digest_of(content)
+    (tmp_path / "forged.json").write_text(json.dumps(content))
+    told = verification.differences(*verification.read(tmp_path / "forged.json"))
+    assert "PERF-1: its reasons aren't those of its tests" in told
 
 
 # -- verdicts ----------------------------------------------------------------------

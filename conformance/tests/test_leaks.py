@@ -18,10 +18,25 @@ async def test_nothing():
 async def test_a_task():
     before = Belongings.now()
     task = asyncio.create_task(asyncio.sleep(60), name="forgotten")
-    assert Belongings.now().more_than(before) == ["task forgotten"]
+    (told,) = Belongings.now().more_than(before)
+    assert told.startswith("task forgotten (sleep at ")
     task.cancel()
     await asyncio.wait([task])
     assert Belongings.now().more_than(before) == []
+
+
+async def test_where_a_task_waits_is_told():
+    before = Belongings.now()
+
+    async def forgotten():
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(forgotten(), name="forgotten")
+    await asyncio.sleep(0)
+    (told,) = Belongings.now().more_than(before)
+    assert "forgotten at test_leaks.py:" in told
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_a_thread():
@@ -42,7 +57,9 @@ async def test_a_file_and_a_socket(tmp_path):
         (found,) = Belongings.now().more_than(before)
         assert found.startswith("file ") and found.endswith("/forgotten")
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-        assert len(Belongings.now().more_than(before)) == 2
+        host, port = server.sockets[0].getsockname()
+        (_, socket) = sorted(Belongings.now().more_than(before), key=lambda each: "socket:" in each)
+        assert f"({host}:{port} to nobody)" in socket
         server.close()
     await asyncio.sleep(0)
     assert Belongings.now().more_than(before) == []
@@ -52,7 +69,8 @@ async def test_a_second_task_of_a_name():
     first = asyncio.create_task(asyncio.sleep(60), name="twin")
     before = Belongings.now()
     second = asyncio.create_task(asyncio.sleep(60), name="twin")
-    assert Belongings.now().more_than(before) == ["task twin"]
+    (told,) = Belongings.now().more_than(before)
+    assert told.startswith("task twin (sleep at ")
     first.cancel()
     await asyncio.wait([first])
     assert Belongings.now().more_than(before) == []

@@ -55,14 +55,11 @@ def test_one_that_is_in_time():
     limit.check()
 
 
-def test_an_adapter_that_hangs_is_told_of_by_the_kit(tmp_path):
-    (tmp_path / "test_hanging.py").write_text(
-        "import asyncio\n"
-        "async def test_PERF_1_hangs(lab):\n"
-        "    await asyncio.Event().wait()\n"
-        "async def test_PERF_2_goes_on(lab):\n"
-        "    lab.equal('this', 1, 1)\n"
-    )
+def run_pytest(tmp_path, text: str, fixtures: str = "") -> str:
+    """What the kit tells of the tests in a file."""
+    (tmp_path / "conftest.py").write_text(f"import asyncio, threading, pytest\n{fixtures}")
+    goes_on = "async def test_PERF_2_goes_on(lab):\n    lab.equal('this', 1, 1)\n"
+    (tmp_path / "test_hanging.py").write_text(f"import asyncio\n{text}{goes_on}")
     command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto")
     done = subprocess.run(
         [*command, "--offload-url", "simple://", "test_hanging.py"],
@@ -73,6 +70,57 @@ def test_an_adapter_that_hangs_is_told_of_by_the_kit(tmp_path):
         timeout=60,
         check=False,
     )
-    assert "1 failed, 1 passed" in done.stdout
-    assert "the test took more than 2 s; it was at:" in done.stdout
-    assert "in test_PERF_1_hangs" in done.stdout
+    return done.stdout
+
+
+def test_an_adapter_that_hangs_is_told_of_by_the_kit(tmp_path):
+    test = "async def test_PERF_1_hangs(lab):\n    await asyncio.Event().wait()\n"
+    told = run_pytest(tmp_path, test)
+    assert "1 failed, 1 passed" in told
+    assert "the test took more than 2 s; it was at:" in told
+    assert "in test_PERF_1_hangs" in told
+
+
+STOPS_NEVER = """
+async def test_PERF_1_hangs(lab):
+    lab.equal("this", 1, 1)
+
+    async def never():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+
+    lab.worker().stop = never
+"""
+
+
+def test_an_adapter_that_hangs_when_the_lab_is_closed(tmp_path):
+    told = run_pytest(tmp_path, STOPS_NEVER)
+    assert "2 passed, 1 error" in told
+    assert "the teardown of the test took more than 2 s; it was at:" in told
+    assert "in never" in told
+
+
+HANGING = """
+@pytest.fixture
+def offload_server(request):
+    hangs = "hangs" in request.node.name
+    {before}
+    yield None
+    {after}
+"""
+HANG = "hangs and threading.Event().wait()"
+TEST = "async def test_PERF_1_hangs(lab):\n    lab.equal('this', 1, 1)\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [(HANG, "pass", "1 passed, 1 error"), ("pass", HANG, "2 passed, 1 error")],
+)
+def test_a_fixture_that_hangs_is_told_as_its_authors(tmp_path, before, after, told):
+    output = run_pytest(tmp_path, TEST, HANGING.format(before=before, after=after))
+    assert told in output
+    assert "PERF-1 is not verified: the fixture offload_server of conftest failed" in output
+    assert "took more than 2 s" in output

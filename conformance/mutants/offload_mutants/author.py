@@ -15,7 +15,7 @@ import pytest
 
 from offload import Entry
 from offload.config import parse_address
-from offload_conformance.needs import Inject, Server
+from offload_conformance.authors import Inject, Server
 from offload_mutants import net_wire
 from offload_mutants.registry import VARIANTS
 from offload_sqlite.conformance import inject_into
@@ -87,7 +87,7 @@ def offload_inject(offload_url: str, offload_server: Server | None) -> Inject | 
 def inject_over(address: net_wire.Address) -> Inject:
     """Inject bytes into the backend at this address."""
 
-    async def inject(namespace: str, queue: str, body: bytes) -> None:
+    async def inject(*, namespace: str, queue: str, body: bytes) -> None:
         entry = Entry(secrets.token_hex(8), queue, body)
         net_wire.ask(address, net_wire.Enqueue(namespace, [entry]), 5)
 

@@ -22,7 +22,8 @@ from offload_conformance.verdicts import Verdict, judge, worst
 
 FORMAT = 1
 FULL = "full"
-PROFILES = (FULL, "quick", "selected")
+SELECTED = "selected"
+PROFILES = (FULL, "quick", SELECTED)
 
 
 class TestRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +45,8 @@ class RuleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
     claim: str | None
     verdict: str
+    reasons: list[str]
+    """Why it isn't a pass."""
     tests: list[TestRecord]
 
 
@@ -90,7 +93,9 @@ def make_certificate(
     scheme = parse_address(url).scheme
     adapter = find_adapter(scheme)
     ((distribution, release),) = installed_schemes()[scheme]
-    rules = [_make_rule(rule_id, tests.get(rule_id, [])) for rule_id in RULES]
+    rules = [
+        _make_rule(rule_id, tests.get(rule_id, []), profile, complete=complete) for rule_id in RULES
+    ]
     certificate = Certificate(
         format=FORMAT,
         adapter={"scheme": scheme, "distribution": distribution, "version": release},
@@ -120,10 +125,23 @@ def make_certificate(
     return certificate
 
 
-def _make_rule(rule_id: str, tests: list[TestRecord]) -> RuleRecord:
+def _make_rule(
+    rule_id: str, tests: list[TestRecord], profile: str, *, complete: bool
+) -> RuleRecord:
     rule = RULES[rule_id]
-    verdict = worst(Verdict(test.verdict) for test in tests)
-    return RuleRecord(rule.id, rule.text, rule.claim, verdict.value, tests)
+    verdict = worst(Verdict(test.verdict) for test in tests).value
+    reasons = reasons_of(verdict, tests, profile, complete=complete)
+    return RuleRecord(rule.id, rule.text, rule.claim, verdict, reasons, tests)
+
+
+def reasons_of(verdict: str, tests: list[TestRecord], profile: str, *, complete: bool) -> list[str]:
+    """Why a rule has this verdict: the reasons of the tests that have it, or why there is none."""
+    if tests:
+        told = (reason for test in tests if test.verdict == verdict for reason in test.reasons)
+        return list(dict.fromkeys(told))
+    if not complete:
+        return ["no test of it has run: the run was cut short"]
+    return [f"no test of it in the {profile} profile"]
 
 
 def all_kept(rules: list[RuleRecord]) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +16,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from offload import Worker
 from offload.adapters import find_adapter
 from offload.config import parse_address, read_config
 from offload.text import plain
-from offload_conformance.certificate import FULL, Certificate, make_certificate, write, write_to
+from offload_conformance.certificate import (
+    FULL,
+    SELECTED,
+    Certificate,
+    make_certificate,
+    write,
+    write_to,
+)
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
+from offload_conformance.tracing import TRACE
 from offload_conformance.verdicts import Verdict
 from offload_conformance.verification import MalformedError, differences, read
 
@@ -26,6 +39,11 @@ UNUSED = ("cacheprovider", "terminal", "logging", "unraisableexception")
 
 MOST_SHOWN = 50
 """How many differences are told."""
+_ENDS = {
+    pytest.ExitCode.INTERRUPTED: "interrupted",
+    pytest.ExitCode.INTERNAL_ERROR: "pytest failed",
+    pytest.ExitCode.NO_TESTS_COLLECTED: "no test was found",
+}
 COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim"}
 
 
@@ -39,12 +57,21 @@ COLOURS = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.NOT_CLAIMED: "dim
 )
 @click.option("--quick", is_flag=True, help="Leave out what takes long; certifies nothing.")
 @click.option("--rule", "rules", multiple=True, help="Test this rule only; repeatable.")
-def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
+@click.option(
+    "--trace-driver",
+    "trace",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append every call to the driver to this file, a line of JSON each.",
+)
+def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...], trace: Path | None) -> None:
     """Prove, rule by rule, that the adapter behind URL keeps the contract.
 
     Writes the certificate, one JSON file, and exits with 0 only when every claimed rule passed.
     """
     _check(url, rules)  # a slip is told before anything runs
+    if trace is not None:
+        _check_traceable(url)
+        os.environ[TRACE] = str(trace.absolute())
     recorder = Recorder(Console(stderr=True))
     arguments = ["--pyargs", "offload_conformance.suite", "--offload-url", url]
     arguments += ["-c", str(Path(__file__).with_name("pytest.ini")), "-o", "addopts="]
@@ -52,20 +79,39 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     arguments += ["--assert=plain", *(part for name in UNUSED for part in ("-p", f"no:{name}"))]
     arguments += ["--quick"] if quick else []
     arguments += [part for rule in rules for part in ("--rule", rule)]
-    with recorder:
+    with recorder, _sigterm_as_ctrl_c():
         status = pytest.main(arguments, plugins=[recorder])
-    if status == pytest.ExitCode.USAGE_ERROR or recorder.errors:
+    if status == pytest.ExitCode.USAGE_ERROR:  # pytest has said which
+        raise click.UsageError("the suite can't be run")
+    if recorder.errors:
         told = plain("; ".join(recorder.errors), lines=True)
         raise click.ClickException(f"the suite can't be run: {told}")
-    complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-    profile = "quick" if quick else "selected" if rules else "full"
+    complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not recorder.cut
+    profile = SELECTED if rules else "quick" if quick else FULL
     certificate = make_certificate(url, recorder.tests, profile=profile, complete=complete)
     path = write(certificate, out)
     _show(certificate)
     click.echo(f"{path}")
+    for told in recorder.faults.values():
+        click.echo(plain(told, lines=True), err=True)
+    if recorder.faults:
+        faults = plain("; ".join(recorder.faults), lines=True)
+        raise click.UsageError(f"{faults}: an author's error, which proves nothing of the adapter")
     if not complete:
-        raise click.ClickException("interrupted: the certificate is partial")
+        raise click.ClickException(
+            f"{_ENDS.get(pytest.ExitCode(status), 'cut short')}: the certificate is partial"
+        )
     raise SystemExit(0 if _all_fine(certificate) else 1)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Whoever ends the run gets the certificate of what has been tested."""
+    former = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _check(url: str, rules: tuple[str, ...]) -> None:
@@ -79,6 +125,14 @@ def _check(url: str, rules: tuple[str, ...]) -> None:
             raise click.BadParameter(f"there is no rule {plain(rule)}{told}", param_hint="--rule")
 
 
+def _check_traceable(url: str) -> None:
+    address = parse_address(url)
+    adapter = find_adapter(address.scheme)
+    if isinstance(adapter.make(read_config(address, adapter.options)), Worker):
+        told = f"the adapter for {address.scheme}:// is a worker, and has no driver to trace"
+        raise click.BadParameter(told, param_hint="--trace-driver")
+
+
 def _all_fine(certificate: Certificate) -> bool:
     """Certified; of a shorter profile, that nothing which was tested is amiss."""
     if certificate.profile == FULL:
@@ -90,13 +144,13 @@ def _all_fine(certificate: Certificate) -> bool:
 def _show(certificate: Certificate) -> None:
     console = Console()
     table = Table("rule", "verdict", "why", box=None, pad_edge=False)
-    shown = [r for r in certificate.rules if r.tests or certificate.profile == FULL]
+    # Of a few selected rules, nobody asks about all the others.
+    shown = [r for r in certificate.rules if r.tests or certificate.profile != SELECTED]
     for rule in shown:
-        reasons = [reason for test in rule.tests for reason in test.reasons]
         verdict = Verdict(rule.verdict)
         if verdict is not Verdict.PASS:
             colour = COLOURS.get(verdict, "yellow")
-            told = "; ".join(dict.fromkeys(reasons))
+            told = "; ".join(rule.reasons)
             table.add_row(rule.id, Text(verdict, style=colour), Text(plain(told[:300])))
     passed = sum(rule.verdict == Verdict.PASS for rule in shown)
     console.print(table)

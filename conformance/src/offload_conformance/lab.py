@@ -13,19 +13,29 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import msgspec
+
 import offload
 from offload import DeadLetter, Job, StopReport, Worker
 from offload_conformance.checks import CHECKS, broken
-from offload_conformance.needs import Inject, Needs, Server, adapter_of
+from offload_conformance.fixtures import Published
+from offload_conformance.logs import Masked
+from offload_conformance.needs import Needs, adapter_of
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
+from offload_conformance.tracing import connect
 
 SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
 FEW = 3
 """As many retries as a job has in any test, at the most."""
+
+
+INQUIRY_SECONDS = 3.0
+"""How long a backend is asked what became of a job that never came."""
+MOST_DEATHS = 20
 
 
 class RuleBrokenError(AssertionError):
@@ -35,16 +45,12 @@ class RuleBrokenError(AssertionError):
 class Lab(Needs):
     """One test's view of an adapter."""
 
-    def __init__(
-        self,
-        url: str,
-        stage: Stage,
-        server: Server | None = None,
-        inject: Inject | None = None,
-    ) -> None:
-        super().__init__(stage.history, adapter_of(url), server, inject)
+    def __init__(self, url: str, stage: Stage, published: Published) -> None:
+        super().__init__(stage.history, adapter_of(url), published)
         self.url = url
         self.stage = stage
+        stage.inquire = self.inquire
+        self._masked = Masked(url)
         self.namespace = f"kit-{secrets.token_hex(6)}"
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._calls = itertools.count(1)
@@ -63,7 +69,7 @@ class Lab(Needs):
         self, *, puppets: bool = True, through: FaultProxy | None = None, **options: object
     ) -> Worker:
         """A new worker in this process; stopped when the test ends."""
-        worker = offload.connect(self.make_url(through, **options))
+        worker = connect(self.make_url(through, **options))
         troupe = Troupe(self.stage.address, worker, next(self._names))
         if puppets:
             worker.register("act", troupe.act, backoff=SOON)
@@ -280,8 +286,42 @@ class Lab(Needs):
         while not await look():
             if time.monotonic() > deadline:
                 self.history.add("too_late", waited_for=what)
+                await self.inquire()
                 raise RuleBrokenError(f"expected {what} within {seconds:g} s")
             await asyncio.sleep(0.01)
+
+    async def inquire(self) -> None:
+        """Record where the jobs are, for who must find out why one never came."""
+        states = {troupe.name: worker.state.value for worker, troupe in self._workers}
+        self.history.add("workers", states=states)
+        if self.claims.durable or self.claims.distributed:
+            with contextlib.suppress(Exception):
+                asked = offload.connect(self.make_url())  # those of the test may be cut off
+                await self._ask_all(asked)
+                await asyncio.wait_for(asked.stop(), INQUIRY_SECONDS)
+        else:  # each worker has jobs of its own, in its memory
+            for worker, _ in self._workers:
+                await self._ask_all(worker)
+
+    async def _ask_all(self, asked: Worker) -> None:
+        await self._ask("queues", lambda: self._counts_by(asked))
+        await self._ask("dead", lambda: self._deaths_by(asked))
+
+    async def _ask(self, name: str, ask: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            told = await asyncio.wait_for(ask(), INQUIRY_SECONDS)
+        except Exception as error:
+            told = self._masked(f"{type(error).__name__}: {error}")[:300]
+        self.history.add(name, found=told)
+
+    async def _counts_by(self, asked: Worker) -> dict[str, Any]:
+        return {name: msgspec.to_builtins(each) for name, each in (await asked.counts()).items()}
+
+    async def _deaths_by(self, asked: Worker) -> list[str]:
+        letters = await asked.dead_letters.list(limit=MOST_DEATHS)
+        return [
+            f"{each.id} after {each.attempts}: {self._masked(each.error)[:300]}" for each in letters
+        ]
 
     async def until_dead(
         self, worker: Worker, count: int, seconds: float = DEADLINE

@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
 from offload_conformance.lab import RuleBrokenError
+from offload_conformance.leaks import LIMIT_THREAD
 from offload_conformance.stage import DEADLINE
 
 LIMIT = 20 * DEADLINE
@@ -30,9 +32,13 @@ class Limit:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop | None = None, seconds: float = LIMIT
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        seconds: float = LIMIT,
+        what: str = "the test",
     ) -> None:
         self._loop = loop
+        self._what = what
         self._seconds = seconds
         self._timer = self._after(seconds)
         self._striking = threading.Lock()
@@ -47,11 +53,12 @@ class Limit:
         with self._striking:
             self._is_over = True
         self._timer.cancel()
-        self._timer.join()  # a thread that is left would be taken for the adapter's
+        self._timer.join()
 
     def _after(self, seconds: float) -> threading.Timer:
         timer = threading.Timer(seconds, self._strike)
         timer.daemon = True
+        timer.name = LIMIT_THREAD
         return timer
 
     def _strike(self) -> None:
@@ -66,11 +73,25 @@ class Limit:
             self._timer = self._after(AGAIN_SECONDS)
             self._timer.start()
 
+    @contextlib.contextmanager
+    def as_error(self) -> Iterator[None]:
+        """Within it a strike is an error: after Ctrl-C, pytest tears no fixture down."""
+
+        def interrupt(*_: object) -> None:
+            self.check()
+            raise KeyboardInterrupt
+
+        former = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, former)
+
     def check(self) -> None:
         """Raise RuleBrokenError if the test has taken too long."""
         if self._stack:
             raise RuleBrokenError(
-                f"the test took more than {self._seconds:g} s; it was at:\n{self._stack}"
+                f"{self._what} took more than {self._seconds:g} s; it was at:\n{self._stack}"
             ) from None
 
 

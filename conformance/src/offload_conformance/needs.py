@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NoReturn, Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import NoReturn
 
 import pytest
 
 from offload import Adapter
 from offload.adapters import find_adapter
 from offload.config import parse_address
+from offload_conformance.authors import Inject, Server
+from offload_conformance.fixtures import Published, UnverifiedError
 from offload_conformance.history import History
 
 _NOT_CLAIMED = " is not claimed"
@@ -32,41 +34,15 @@ def adapter_of(url: str) -> Adapter:
     return find_adapter(parse_address(url).scheme)
 
 
-class Server(Protocol):
-    """What an author adds so that faults can strike the backend: its own server."""
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Host and port where it listens, also after a restart."""
-        ...
-
-    async def start(self) -> None:
-        """Start it, and return when it answers."""
-        ...
-
-    async def kill(self) -> None:
-        """End it as kill -9 does."""
-        ...
-
-
-Inject: TypeAlias = Callable[[str, str, bytes], Awaitable[None]]
-"""What an author adds so that bytes can be put into the backend by a stranger: called with a
-namespace, a queue and the bytes, it stores them as a job that is due. A worker of that namespace
-has connected before, so what an adapter makes when it connects is there."""
-
-
 class Needs:
     """What there is, for a test to ask for."""
 
-    def __init__(
-        self, history: History, adapter: Adapter, server: Server | None, inject: Inject | None
-    ) -> None:
+    def __init__(self, history: History, adapter: Adapter, published: Published) -> None:
         self.history = history
         self.adapter = adapter
         self.claims = adapter.claims
         self.limits = adapter.limits
-        self._server = server
-        self._inject = inject
+        self._published = published
 
     @property
     def has_own_clock(self) -> bool:
@@ -76,7 +52,7 @@ class Needs:
     def need(self, claim: str) -> None:
         """End the test of an adapter that doesn't make this claim, besides that of the chapter."""
         if not self.claims.as_dict()[claim]:
-            self.skip("not_claimed", claim + _NOT_CLAIMED)
+            self.skip(claim + _NOT_CLAIMED)
 
     def need_server(self) -> Server:
         """The author's server; without one, the rule stays unverified.
@@ -84,10 +60,10 @@ class Needs:
         An adapter that states no `reconnect` has no backend that could go away alone.
         """
         if self.limits.reconnect is None:
-            self.skip("not_claimed", _NO_SERVER)
-        if self._server is None:
-            self.skip("unverified", "no server to strike was given: see the fixture offload_server")
-        return self._server
+            self.skip(_NO_SERVER)
+        if self._published.server is None:
+            self.leave_unverified("no server to strike was given: see the fixture offload_server")
+        return self._published.server
 
     def need_inject(self) -> Inject:
         """The author's way to put bytes into the backend; without one, the rule stays unverified.
@@ -97,12 +73,22 @@ class Needs:
         who lacks the fixture isn't certified.
         """
         if not (self.claims.durable or self.claims.distributed):
-            self.skip("not_claimed", _NO_STRANGERS)
-        if self._inject is None:
-            self.skip("unverified", "no way to inject bytes was given: the fixture offload_inject")
-        return self._inject
+            self.skip(_NO_STRANGERS)
+        if self._published.inject is None:
+            self.leave_unverified("no way to inject bytes was given: the fixture offload_inject")
+        return self._published.inject
 
-    def skip(self, name: str, why: str) -> NoReturn:
-        """End the test, and record why it proves nothing here."""
-        self.history.add(name, why=why)
+    @property
+    def golden(self) -> Mapping[str, bytes]:
+        """What each released wire version wrote for a job of the handler `golden`."""
+        return self._published.golden
+
+    def skip(self, why: str) -> NoReturn:
+        """End the test, and record why the adapter isn't bound by it."""
+        self.history.add("not_claimed", why=why)
         pytest.skip(why)
+
+    def leave_unverified(self, why: str) -> NoReturn:
+        """End the test, and record what its author hasn't given."""
+        self.history.add("unverified", why=why)
+        raise UnverifiedError(why)

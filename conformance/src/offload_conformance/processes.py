@@ -18,6 +18,7 @@ from offload_conformance import wrong_clock
 from offload_conformance.checks.runs import running_now
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
+from offload_conformance.tracing import connect
 
 
 class WorkerProcess:
@@ -96,7 +97,7 @@ class WorkerProcess:
 
 def main(stage_address: str, name: str, clock: float = 0.0) -> None:
     """Run a worker with puppets until it is ended; its clock is wrong by `clock` seconds."""
-    worker = offload.connect()
+    worker = connect()
     troupe = Troupe(stage_address, worker, name, clock)
     troupe.may_be_killed = True
     worker.register("act", troupe.act)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from offload_conformance.certificate import TestRecord, make_record
+from offload_conformance.history import History
 from offload_conformance.plugin import history_key, rule_of
 from offload_conformance.verdicts import Verdict, worst
 
@@ -20,6 +21,10 @@ class Recorder:
     def __init__(self, console: Console) -> None:
         self.tests: defaultdict[str, list[TestRecord]] = defaultdict(list)
         self.errors: list[str] = []
+        self.faults: dict[str, str] = {}
+        """Failures of the author's fixtures, each with its traceback."""
+        self.cut = False
+        """Whether the run ended before all tests for such a failure."""
         self._console = console
         self._rule: str | None = None
         """The one whose tests run, where each is told with a line."""
@@ -72,5 +77,15 @@ class Recorder:
         if rule is not None and history is not None:
             seconds = history.events[-1].at if history.events else 0.0
             self.tests[rule.id].append(make_record(item.name, seconds, list(history.events)))
+            self._note_faults(item.session, history)
         self._progress.advance(self._bar)
         return done
+
+    def _note_faults(self, session: pytest.Session, history: History) -> None:
+        """Keep what failed of the author's. Without their fixtures every other test fails alike."""
+        for event in history.named("unverified"):
+            if trace := event.what.get("trace"):
+                self.faults.setdefault(event.what["why"], trace)
+                if event.what["when"] == "setup":
+                    session.shouldfail = event.what["why"]
+                    self.cut = True

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
 from offload_conformance.history import History
@@ -28,6 +28,8 @@ class Stage:
 
     def __init__(self, history: History) -> None:
         self.history = history
+        self.inquire: Callable[[], Awaitable[None]] | None = None
+        """Records what became of the jobs, when something didn't come in time."""
         self._changed = asyncio.Event()
         self._open_gates: set[str] = set()
         self._all_open = False
@@ -100,4 +102,6 @@ class Stage:
                     await self._changed.wait()
         except TimeoutError:
             self.history.add("too_late", waited_for=what, seconds=deadline)
+            if self.inquire is not None:
+                await self.inquire()
             raise TooLateError(f"expected {what} within {deadline:g} s") from None

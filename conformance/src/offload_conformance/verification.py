@@ -29,6 +29,7 @@ from offload_conformance.certificate import (
     TestRecord,
     all_kept,
     digest_of,
+    reasons_of,
 )
 from offload_conformance.evidence import Evidence, excuse_of, lacks, table
 from offload_conformance.history import Event
@@ -165,6 +166,9 @@ def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
     again = worst(Verdict(test.verdict) for test in rule.tests if _is_verdict(test.verdict))
     if again.value != rule.verdict:
         yield f"{rule.id}: says {rule.verdict}, proves {again.value}"
+    complete = certificate.complete
+    if rule.reasons != reasons_of(again.value, rule.tests, certificate.profile, complete=complete):
+        yield f"{rule.id}: its reasons aren't those of its tests"
 
 
 def _tests(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:

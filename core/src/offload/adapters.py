@@ -31,7 +31,15 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
     from pathlib import Path
 
-__all__ = ["GROUP", "Adapter", "connect", "find_adapter", "hookimpl", "installed_schemes"]
+__all__ = [
+    "GROUP",
+    "Adapter",
+    "connect",
+    "find_adapter",
+    "hookimpl",
+    "installed_schemes",
+    "make_worker",
+]
 
 GROUP = "offload.adapters"
 
@@ -190,13 +198,16 @@ def connect(url: str | None = None) -> Worker:
         ConfigError: no URL, or one with a fault (CONF-3).
         UnknownAdapterError: nothing installed serves its scheme (CONF-2, CONF-4).
     """
+    address = parse_address(_chosen(url))
+    adapter = find_adapter(address.scheme)
+    return make_worker(adapter, read_config(address, adapter.options))
+
+
+def make_worker(adapter: Adapter, config: Config) -> Worker:
+    """A new worker on what an adapter makes of a config, for tools that wrap `Adapter.make`."""
     # Half the cost of `import offload`, and needed by nobody who doesn't connect.
     from offload.engine import DriverWorker
 
-    url = _chosen(url)
-    address = parse_address(url)
-    adapter = find_adapter(address.scheme)
-    config = read_config(address, adapter.options)
     made = adapter.make(config)
     if isinstance(made, Worker):
         worker = made

@@ -35,7 +35,7 @@ from offload_amqp.names import Names
 from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
-from offload_conformance.needs import Inject, Server
+from offload_conformance.authors import Inject, Server, require_free
 
 PROGRAM = "OFFLOAD_RABBITMQ_SERVER"
 DEFAULT_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -89,6 +89,7 @@ class PrivateBroker:
         }
 
     async def start(self) -> None:
+        require_free(self.address)
         process = self._launch()
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
@@ -202,7 +203,7 @@ def offload_inject(offload_url: str) -> Inject:
     """Publishes bytes without id and headers, as another program could."""
     config = config_of(parse_address(offload_url))
 
-    async def inject(namespace: str, queue: str, body: bytes) -> None:
+    async def inject(*, namespace: str, queue: str, body: bytes) -> None:
         names = Names(namespace)
         publisher = Publisher(Line(Broker(config), confirms=True), Topology(names, "quorum"))
         await publisher.publish([Message("", names.work(queue), "", {}, body, queue)])

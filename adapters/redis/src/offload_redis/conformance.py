@@ -20,7 +20,7 @@ import pytest
 import redis.asyncio
 
 from offload.config import parse_address
-from offload_conformance.needs import Inject, Server
+from offload_conformance.authors import Inject, Server, require_free
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.servers import DEFAULT_PORT
 
@@ -44,6 +44,7 @@ class PrivateServer:
         return "127.0.0.1", self._port
 
     async def start(self) -> None:
+        require_free(self.address)
         process = self._launch()
         async with asyncio.timeout(START_SECONDS):
             while not await self._answers():
@@ -105,7 +106,7 @@ def offload_server(private_server: PrivateServer | None) -> Server | None:
 def offload_inject(offload_url: str) -> Inject:
     """Pushes bytes into the list of what is ready, as another program could."""
 
-    async def inject(namespace: str, queue: str, body: bytes) -> None:
+    async def inject(*, namespace: str, queue: str, body: bytes) -> None:
         client = redis.asyncio.Redis.from_url(offload_url.partition("?")[0])
         async with client:
             await client.sadd(queues_key(namespace), queue)

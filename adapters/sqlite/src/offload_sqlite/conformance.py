@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.needs import Inject
+from offload_conformance.authors import Inject
 from offload_sqlite.options import database_path
 
 
@@ -26,7 +26,7 @@ def offload_inject(offload_url: str) -> Inject:
 def inject_into(path: Path) -> Inject:
     """Inject bytes into the database at this path."""
 
-    async def inject(namespace: str, queue: str, body: bytes) -> None:
+    async def inject(*, namespace: str, queue: str, body: bytes) -> None:
         statement = f'INSERT INTO "{namespace}_job" (queue, id, due_ms, body) VALUES (?, ?, 0, ?)'
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(statement, (queue, secrets.token_hex(8), body))

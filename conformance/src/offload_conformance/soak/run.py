@@ -13,7 +13,6 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ from rich.console import Console
 
 import offload
 from offload import BackendUnavailableError, Job, OffloadError, Worker
-from offload.config import parse_address
 from offload.text import plain
-from offload_conformance.needs import Server
-from offload_conformance.plugin import AUTHORS
+from offload_conformance.authors import Server
+from offload_conformance.fixtures import authors_of
 from offload_conformance.soak.ledger import Accepted, Ledger, Outcome, outcome_of
 
 TICK = 0.1
@@ -85,7 +83,7 @@ def soak(
 
 def _server_for(url: str, folder: Path) -> Server:
     """The server that an adapter's author offers: `server_for` in the module of their fixtures."""
-    for author in entry_points(group=AUTHORS, name=parse_address(url).scheme):
+    for author in authors_of(url):
         if (make := getattr(author.load(), "server_for", None)) is not None:
             server: Server = make(url, folder)
             return server

@@ -117,9 +117,7 @@ async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> No
     lab.check("each_once")
 
 
-async def test_DIST_4_every_released_wire_version_is_read(
-    lab: Lab, offload_golden: dict[str, bytes]
-) -> None:
+async def test_DIST_4_every_released_wire_version_is_read(lab: Lab) -> None:
     inject = lab.need_inject()
     worker = lab.worker()
     await lab.perform(worker, "first")
@@ -130,12 +128,12 @@ async def test_DIST_4_every_released_wire_version_is_read(
         await lab.troupe(worker).act({"tag": "golden"})
 
     worker.register("golden", note)
-    for body in offload_golden.values():
-        await inject(lab.namespace, "default", body)
+    for body in lab.golden.values():
+        await inject(namespace=lab.namespace, queue="default", body=body)
     await worker.start()
-    await lab.until_ended(len(offload_golden), "golden")
+    await lab.until_ended(len(lab.golden), "golden")
     await lab.fence(worker)
-    lab.equal("what arrived", [golden.ARGS] * len(offload_golden), got)
+    lab.equal("what arrived", [golden.ARGS] * len(lab.golden), got)
 
 
 async def test_DIST_5_namespaces_do_not_see_each_other(lab: Lab) -> None:

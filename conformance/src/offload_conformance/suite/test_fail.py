@@ -243,7 +243,7 @@ async def test_FAIL_8_bytes_that_do_not_decode_are_dead_letters(lab: Lab) -> Non
     worker = lab.worker()
     await lab.perform(worker, "before")
     for body in FOREIGN:
-        await inject(lab.namespace, "default", body)
+        await inject(namespace=lab.namespace, queue="default", body=body)
     await lab.perform(worker, "after")
     await worker.start()
     letters = await lab.until_dead(worker, len(FOREIGN))

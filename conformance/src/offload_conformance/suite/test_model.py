@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import offload
+from offload_conformance.fixtures import Published
 from offload_conformance.history import History
 from offload_conformance.lab import Lab
-from offload_conformance.needs import Server
 from offload_conformance.plugin import history_key
 from offload_conformance.stage import DEADLINE, Stage
 
@@ -51,10 +51,10 @@ model = settings(
 def test_PERF_2_random_schedules(
     request: pytest.FixtureRequest,
     offload_url: str,
-    offload_server: Server | None,
+    offload_published: Published,
     plan: list[dict[str, Any]],
 ) -> None:
-    _play(request, offload_url, offload_server, lambda lab: _restarts(lab, plan))
+    _play(request, offload_url, offload_published, lambda lab: _restarts(lab, plan))
 
 
 async def _restarts(lab: Lab, plan: list[dict[str, Any]]) -> None:
@@ -91,10 +91,10 @@ async def _restarts(lab: Lab, plan: list[dict[str, Any]]) -> None:
 def test_DUR_1_random_schedules_with_kills(
     request: pytest.FixtureRequest,
     offload_url: str,
-    offload_server: Server | None,
+    offload_published: Published,
     plan: list[dict[str, Any]],
 ) -> None:
-    _play(request, offload_url, offload_server, lambda lab: _kills(lab, plan))
+    _play(request, offload_url, offload_published, lambda lab: _kills(lab, plan))
 
 
 async def _kills(lab: Lab, plan: list[dict[str, Any]]) -> None:
@@ -127,7 +127,7 @@ def _returned(lab: Lab) -> set[str]:
 def _play(
     request: pytest.FixtureRequest,
     url: str,
-    server: Server | None,
+    published: Published,
     scenario: Callable[[Lab], Awaitable[None]],
 ) -> None:
     """Each example has a stage and a history of its own; the test keeps that of the last."""
@@ -136,7 +136,7 @@ def _play(
 
     async def main() -> None:
         async with Stage(history) as stage:
-            lab = Lab(url, stage, server)
+            lab = Lab(url, stage, published)
             try:
                 await scenario(lab)
             finally:

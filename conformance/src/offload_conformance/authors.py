@@ -1,0 +1,68 @@
+"""What the author of an adapter implements for the kit, and what helps with it.
+
+A module of pytest fixtures, published by an entry point; see docs/run-the-kit.md.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+__all__ = ["AddressInUseError", "Inject", "Server", "require_free"]
+
+CONNECT_SECONDS = 1.0
+
+
+class Server(Protocol):
+    """The backend's server, which the kit may kill and start again: the author's own.
+
+    It runs when a test begins, even where the test before failed while it was killed.
+    """
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port where it listens, also after a restart."""
+        ...
+
+    async def start(self) -> None:
+        """Start it, and return when it answers."""
+        ...
+
+    async def kill(self) -> None:
+        """End it as kill -9 does."""
+        ...
+
+
+class Inject(Protocol):
+    """Stores bytes as another program would, not the adapter."""
+
+    async def __call__(self, *, namespace: str, queue: str, body: bytes) -> None:
+        """Store `body` in `queue` as a job that is due.
+
+        A worker of that namespace has connected before, so what an adapter makes when it
+        connects is there.
+        """
+        ...
+
+
+class AddressInUseError(RuntimeError):
+    """Something listens where a server of the kit's is to start."""
+
+
+def require_free(address: tuple[str, int]) -> None:
+    """Check that nothing listens at an address, before a server is started there.
+
+    What already runs there isn't the author's to kill, and would be taken for the server that
+    was started.
+
+    Raises:
+        AddressInUseError: something accepts connections there.
+    """
+    host, port = address
+    try:
+        socket.create_connection(address, CONNECT_SECONDS).close()
+    except OSError:
+        return
+    raise AddressInUseError(
+        f"something already listens at {host}:{port}: end it, or test at another address"
+    )
