@@ -62,13 +62,15 @@ class Certificate(msgspec.Struct, forbid_unknown_fields=True):
     versions: dict[str, str]
     environment: dict[str, str]
     claims: dict[str, bool]
+    deviations: dict[str, str]
+    """The rules that the adapter states it can't keep, each with its reason."""
     notes: dict[str, str]
     limits: dict[str, str]
     profile: str
     complete: bool
     """False when the run was cut short."""
     certified: bool
-    """Whether every claimed rule passed, in a complete run."""
+    """Whether every claimed rule passed, but for the deviations, in a complete run."""
     rules: list[RuleRecord]
     digest: str = ""
     signature: Signature | None = None
@@ -99,6 +101,7 @@ def make_certificate(
             "system": f"{platform.system()} {platform.machine()}",
         },
         claims=adapter.claims.as_dict(),
+        deviations=dict(adapter.deviations),
         notes=dict(adapter.claims.notes),
         limits={
             "max_job_bytes": str(adapter.limits.max_job_bytes),

@@ -16,6 +16,7 @@ from offload.adapters import find_adapter
 from offload.config import parse_address, read_config
 from offload.text import plain
 from offload_conformance.certificate import FULL, Certificate, make_certificate, write, write_to
+from offload_conformance.deviations import faults_of, told
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict
@@ -55,8 +56,8 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
     with recorder:
         status = pytest.main(arguments, plugins=[recorder])
     if status == pytest.ExitCode.USAGE_ERROR or recorder.errors:
-        told = plain("; ".join(recorder.errors), lines=True)
-        raise click.ClickException(f"the suite can't be run: {told}")
+        errors = plain("; ".join(recorder.errors), lines=True)
+        raise click.ClickException(f"the suite can't be run: {errors}")
     complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     profile = "quick" if quick else "selected" if rules else "full"
     certificate = make_certificate(url, recorder.tests, profile=profile, complete=complete)
@@ -70,13 +71,16 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...]) -> None:
 
 def _check(url: str, rules: tuple[str, ...]) -> None:
     address = parse_address(url)
+    adapter = find_adapter(address.scheme)
     # Not `connect`: what an adapter does when it is made belongs into the tests.
-    read_config(address, find_adapter(address.scheme).options)
+    read_config(address, adapter.options)
+    if faults := list(faults_of(adapter.deviations, adapter.claims.as_dict())):
+        raise click.ClickException(plain(f"{address.scheme}://: {'; '.join(faults)}"))
     for rule in rules:
         if rule not in RULES:
             close = difflib.get_close_matches(rule.upper(), RULES, n=3)
-            told = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
-            raise click.BadParameter(f"there is no rule {plain(rule)}{told}", param_hint="--rule")
+            hint = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
+            raise click.BadParameter(f"there is no rule {plain(rule)}{hint}", param_hint="--rule")
 
 
 def _all_fine(certificate: Certificate) -> bool:
@@ -96,11 +100,19 @@ def _show(certificate: Certificate) -> None:
         verdict = Verdict(rule.verdict)
         if verdict is not Verdict.PASS:
             colour = COLOURS.get(verdict, "yellow")
-            told = "; ".join(dict.fromkeys(reasons))
-            table.add_row(rule.id, Text(verdict, style=colour), Text(plain(told[:300])))
+            why = "; ".join(dict.fromkeys(reasons))
+            table.add_row(rule.id, Text(verdict, style=colour), Text(plain(why[:300])))
     passed = sum(rule.verdict == Verdict.PASS for rule in shown)
     console.print(table)
     console.print(f"{passed} of {len(shown)} rules passed ({certificate.profile})")
+    if certificate.certified:
+        click.echo(plain(f"certified{_except_for(certificate)}"))
+    elif certificate.deviations:
+        click.echo(plain(f"it deviates from {told(certificate.deviations)}"))
+
+
+def _except_for(certificate: Certificate) -> str:
+    return f" except for {told(certificate.deviations)}" if certificate.deviations else ""
 
 
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -140,7 +152,10 @@ def verify(file: Path, signer: Path | None) -> None:
     if found:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")
-    click.echo("it certifies its adapter" if certificate.certified else "it certifies nothing")
+    if certificate.certified:
+        click.echo(plain(f"its adapter is certified{_except_for(certificate)}"))
+    else:
+        click.echo("it certifies nothing")
     click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of its maker")
 
 

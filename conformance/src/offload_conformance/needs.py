@@ -10,7 +10,9 @@ import pytest
 from offload import Adapter
 from offload.adapters import find_adapter
 from offload.config import parse_address
+from offload_conformance.deviations import STATED, DeviationError, faults_of
 from offload_conformance.history import History
+from offload_conformance.rules import Rule
 
 _NOT_CLAIMED = " is not claimed"
 _NO_SERVER = "the backend can't go away alone"
@@ -72,6 +74,19 @@ class Needs:
     def has_own_clock(self) -> bool:
         """Whether the backend may be on another host than a worker."""
         return self.claims.distributed and self.limits.reconnect is not None
+
+    def need_to_keep(self, rule: Rule) -> None:
+        """End the test of an adapter that isn't bound by this rule.
+
+        Raises:
+            DeviationError: the adapter states what none may state, of whatever rule.
+        """
+        if faults := list(faults_of(self.adapter.deviations, self.claims.as_dict())):
+            raise DeviationError("; ".join(faults))
+        if rule.claim is not None:
+            self.need(rule.claim)
+        if (reason := self.adapter.deviations.get(rule.id)) is not None:
+            self.skip("not_claimed", STATED + reason)
 
     def need(self, claim: str) -> None:
         """End the test of an adapter that doesn't make this claim, besides that of the chapter."""

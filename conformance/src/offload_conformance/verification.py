@@ -30,6 +30,7 @@ from offload_conformance.certificate import (
     all_kept,
     digest_of,
 )
+from offload_conformance.deviations import STATED, faults_of
 from offload_conformance.evidence import Evidence, excuse_of, lacks, table
 from offload_conformance.history import Event
 from offload_conformance.needs import is_excused
@@ -121,6 +122,7 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
     if not all(certificate.versions.get(name) for name in ("offload-core", "offload-conformance")):
         yield "it doesn't say which versions tested it"
     yield from _limits(certificate.limits)
+    yield from faults_of(certificate.deviations, certificate.claims)
     for claim in ("durable", "distributed"):
         if certificate.claims.get(claim) and certificate.limits.get("recovery") == "-":
             yield f"an adapter that is {claim} must state its recovery"
@@ -153,6 +155,9 @@ def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
     if known.claim is not None and not certificate.claims.get(known.claim):
         told = {test.verdict for test in rule.tests} - {Verdict.NOT_CLAIMED}
         yield from (f"{rule.id}: says {verdict} of what isn't claimed" for verdict in sorted(told))
+    if rule.id in certificate.deviations:
+        told = {test.verdict for test in rule.tests} - {Verdict.NOT_CLAIMED}
+        yield from (f"{rule.id}: says {verdict} of a deviation" for verdict in sorted(told))
     yield from _tests(rule, certificate)
     for test in rule.tests:
         for fault in _test(test, certificate):
@@ -235,7 +240,13 @@ def _support(
         yield from lacks(test.history, certificate.limits, evidence)
     elif verdict is Verdict.NOT_CLAIMED:
         excuse = excuse_of(test.history) or ""
-        if excuse not in evidence.excuses:
+        reason = certificate.deviations.get(evidence.rule)
+        if excuse.startswith(STATED):
+            if reason is None or excuse != STATED + reason:
+                yield f"{excuse!r}, and it lists no such deviation"
+        elif reason is not None:
+            yield f"{excuse!r}, and not the deviation that it lists"
+        elif excuse not in evidence.excuses:
             yield f"{excuse!r} is no excuse for it"
         elif not is_excused(excuse, certificate.claims, certificate.limits):
             yield f"{excuse!r}, it says, against its own claims"

@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -62,6 +62,12 @@ class Adapter:
     """Its own options, besides those that every worker has."""
     file: Callable[[Address], Path] | None = None
     """Where the file is, for a backend that is one: who only looks at it must not make it."""
+    deviations: Mapping[str, str] = field(default_factory=dict)
+    """Rules of the contract that it can't keep, by id, each with the reason in plain words.
+
+    The conformance kit shows them wherever it shows its verdict, and allows none from a rule at
+    the heart of the contract.
+    """
 
 
 class AdapterHooks:
