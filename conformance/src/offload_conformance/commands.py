@@ -17,6 +17,7 @@ from offload.config import parse_address, read_config
 from offload.text import plain
 from offload_conformance.certificate import FULL, Certificate, make_certificate, write, write_to
 from offload_conformance.deviations import faults_of, told
+from offload_conformance.needs import misfits
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict
@@ -74,7 +75,12 @@ def _check(url: str, rules: tuple[str, ...]) -> None:
     adapter = find_adapter(address.scheme)
     # Not `connect`: what an adapter does when it is made belongs into the tests.
     read_config(address, adapter.options)
-    if faults := list(faults_of(adapter.deviations, adapter.claims.as_dict())):
+    claims = adapter.claims.as_dict()
+    faults = [
+        *faults_of(adapter.deviations, claims),
+        *misfits(claims, states_recovery=adapter.limits.recovery is not None),
+    ]
+    if faults:
         raise click.ClickException(plain(f"{address.scheme}://: {'; '.join(faults)}"))
     for rule in rules:
         if rule not in RULES:

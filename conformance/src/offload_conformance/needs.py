@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import NoReturn, Protocol, TypeAlias
 
 import pytest
@@ -27,6 +27,15 @@ def is_excused(excuse: str, claims: Mapping[str, bool], limits: Mapping[str, str
         return not (claims["durable"] or claims["distributed"])
     claim, told, _ = excuse.partition(_NOT_CLAIMED)
     return bool(told) and claims.get(claim) is False
+
+
+def misfits(claims: Mapping[str, bool], *, states_recovery: bool) -> Iterator[str]:
+    """What of an adapter's statements doesn't fit together, in sentences."""
+    outlives = [claim for claim in ("durable", "distributed") if claims.get(claim)]
+    if outlives and not states_recovery:
+        yield f"an adapter that is {outlives[0]} must state its recovery"
+    elif states_recovery and not outlives:
+        yield "an adapter that is neither durable nor distributed has no recovery to state"
 
 
 def adapter_of(url: str) -> Adapter:

@@ -7,9 +7,7 @@ histories, the adapter's name and limits, and the versions.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.metadata import version
@@ -31,18 +29,14 @@ from offload_conformance.certificate import (
     digest_of,
 )
 from offload_conformance.deviations import STATED, faults_of
-from offload_conformance.evidence import Evidence, excuse_of, lacks, table
-from offload_conformance.history import Event
-from offload_conformance.needs import is_excused
+from offload_conformance.evidence import Evidence, Record, excuse_of, kind_of, lacks, table
+from offload_conformance.needs import is_excused, misfits
+from offload_conformance.possible import impossible
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict, judge, worst
 
 MAX_BYTES = 64 * 1024 * 1024
 """The largest file that is looked at; a full certificate is of less than a fifth of it."""
-MAX_CHECKS = 1_000
-"""How many checks a test may have: each looks through its history."""
-STEP_SECONDS = 60.0
-"""How far the host's clock may be set forward or back while a test runs."""
 CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
 DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
 OPTIONAL = ("recovery", "reconnect")
@@ -123,9 +117,8 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
         yield "it doesn't say which versions tested it"
     yield from _limits(certificate.limits)
     yield from faults_of(certificate.deviations, certificate.claims)
-    for claim in ("durable", "distributed"):
-        if certificate.claims.get(claim) and certificate.limits.get("recovery") == "-":
-            yield f"an adapter that is {claim} must state its recovery"
+    states_recovery = certificate.limits.get("recovery", "-") != "-"
+    yield from misfits(certificate.claims, states_recovery=states_recovery)
 
 
 def _limits(limits: dict[str, str]) -> Iterator[str]:
@@ -185,11 +178,11 @@ def _test(test: TestRecord, certificate: Certificate) -> Iterator[str]:
     if not _is_verdict(test.verdict):
         yield f"{test.verdict!r} is no verdict"
         return
-    if faults := list(_order(test)):
-        yield from faults
-        return
     evidence = table().get(test.name)
     try:
+        if faults := list(impossible(test)):
+            yield from faults
+            return
         verdict, reasons = judge(test.history)
         if (verdict.value, reasons) != (test.verdict, test.reasons):
             yield f"says {test.verdict}, proves {verdict.value}"
@@ -203,41 +196,13 @@ def _is_verdict(text: str) -> bool:
     return text in list(Verdict)
 
 
-def _order(test: TestRecord) -> Iterator[str]:
-    """What can't be so in any history."""
-    history = test.history
-    if [event.number for event in history] != list(range(len(history))):
-        yield "its events aren't numbered in order"
-    times = [time for event in history for time in (event.at, event.wall_ms)]
-    if not all(map(math.isfinite, [*times, test.seconds])):
-        yield "a time of its events is no time"
-        return
-    if history and history[0].at < 0:
-        yield "its events come before it began"
-    if any(after.at < before.at for before, after in itertools.pairwise(history)):
-        yield "its events go back in time"
-    began = [event.wall_ms / 1000 - event.at for event in history]
-    if began and max(began) - min(began) > STEP_SECONDS:
-        yield "its two clocks disagree"
-    if history and not -0.01 <= test.seconds - history[-1].at <= 0.01:
-        yield f"it took {history[-1].at:.3f} s by its events, and {test.seconds:.3f} s by its words"
-    began_runs = {_run(event) for event in history if event.name == "started"}
-    if any(_run(event) not in began_runs for event in history if event.name == "ended"):
-        yield "a run ended that never began"
-    if sum(event.name == "check" for event in history) > MAX_CHECKS:
-        yield f"it has more than {MAX_CHECKS} checks"
-
-
-def _run(event: Event) -> str:
-    return f"{event.what.get('attempt')} of {event.what.get('id')}"
-
-
 def _support(
     test: TestRecord, verdict: Verdict, certificate: Certificate, evidence: Evidence
 ) -> Iterator[str]:
     """What the kit would have on record for this verdict, and the file hasn't."""
     if verdict is Verdict.PASS:
-        yield from lacks(test.history, certificate.limits, evidence)
+        kind = kind_of(certificate.claims, certificate.limits)
+        yield from lacks(Record(test.history, certificate.limits, kind), evidence)
     elif verdict is Verdict.NOT_CLAIMED:
         excuse = excuse_of(test.history) or ""
         reason = certificate.deviations.get(evidence.rule)
