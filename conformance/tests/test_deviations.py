@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -112,6 +113,14 @@ def test_nor_does_an_authors_own_suite_run_with_it(run, tmp_path):
     )
     assert done.returncode == 1, done.stdout
     assert "no adapter may deviate from PERF-2" in done.stdout
+
+
+def test_the_guide_tells_the_rules_of_the_core():
+    guide = (Path(__file__).parents[2] / "docs" / "run-the-kit.md").read_text()
+    (_, table) = guide.split("| who | may not deviate from |")
+    anyone, durable, *_ = table.splitlines()[2:]
+    assert set(re.findall(r"[A-Z]+-\d+", anyone)) == set(CORE)
+    assert set(re.findall(r"[A-Z]+-\d+", durable)) == set(CORE_OF_DURABLE)
 
 
 DURABLE = {"fifo": True, "durable": True, "distributed": True, "dead_letters": True}

@@ -159,7 +159,9 @@ def verify(file: Path, signer: Path | None) -> None:
         raise SystemExit(1)
     click.echo(f"{file}: every verdict follows from its history")
     if certificate.certified:
+        claimed = ", ".join(name for name, value in certificate.claims.items() if value)
         click.echo(plain(f"its adapter is certified{_except_for(certificate)}"))
+        click.echo(f"it claims {claimed or 'nothing'}")
     else:
         click.echo("it certifies nothing")
     click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of its maker")

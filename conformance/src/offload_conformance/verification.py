@@ -35,8 +35,10 @@ from offload_conformance.possible import impossible
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict, judge, worst
 
-MAX_BYTES = 64 * 1024 * 1024
-"""The largest file that is looked at; a full certificate is of less than a fifth of it."""
+MAX_BYTES = 32 * 1024 * 1024
+"""The largest file that is looked at; a full certificate is of less than a third of it."""
+MAX_OBJECTS = 1_000_000
+"""How many objects and lists may be in it, each of which takes a hundred bytes when it is read."""
 CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
 DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
 OPTIONAL = ("recovery", "reconnect")
@@ -71,6 +73,8 @@ def _bytes_of(path: Path) -> bytes:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise MalformedError(f"it has more than {MAX_BYTES >> 20} MiB")
+    if data.count(b"{") + data.count(b"[") > MAX_OBJECTS:
+        raise MalformedError(f"it has more than {MAX_OBJECTS:,} objects and lists")
     return data
 
 
@@ -201,6 +205,9 @@ def _support(
 ) -> Iterator[str]:
     """What the kit would have on record for this verdict, and the file hasn't."""
     if verdict is Verdict.PASS:
+        for excuse in evidence.excuses:
+            if is_excused(excuse, certificate.claims, certificate.limits):
+                yield f"it was tested, and yet {excuse!r}"
         kind = kind_of(certificate.claims, certificate.limits)
         yield from lacks(Record(test.history, certificate.limits, kind), evidence)
     elif verdict is Verdict.NOT_CLAIMED:
