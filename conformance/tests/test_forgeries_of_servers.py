@@ -155,7 +155,7 @@ def told_long_after(c: Content) -> None:
     for event in events(test, "started", "accepted"):
         for key in ("wall_ms", "asked_ms"):
             if key in event["what"]:
-                event["what"][key] -= 50_000
+                event["what"][key] -= 100_000
 
 
 def told_before_it_was_so(c: Content) -> None:
