@@ -62,6 +62,13 @@ def free_port() -> int:
 
 SERVERS = [f"{scheme}://127.0.0.1:{free_port()}" for scheme in ("redis", "amqp")]
 """The kit starts these, on the ports of their URLs, and kills them."""
+KINDS = {
+    "KeepsNoOrder": "",
+    "GivesNoAccessToTheDead": "",
+    "IsForOneProcess": "one-process.db",
+    "LeasesInAnyOrder": "any-order.db",
+}
+"""Benign variants that claim less than our adapters do, with the file of those that have one."""
 KIT_ENV = {"OFFLOAD_REDIS_SERVER": "redis-server", "OFFLOAD_RABBITMQ_SERVER": RABBITMQ_SERVER}
 
 
@@ -182,8 +189,19 @@ def conformance(session: nox.Session) -> None:
 def evidence(session: nox.Session) -> None:
     """After a change of its tests: make the kit's table of what they must have on record."""
     install(session)
-    certificates = map(str, certify_all(session))
+    certificates = map(str, [*certify_all(session), *certify_kinds(session)])
     session.run("python", "-m", "offload_conformance.evidence", *certificates)
+
+
+def certify_kinds(session: nox.Session) -> list[Path]:
+    """Certify right adapters of kinds that none of ours is of; the certificates."""
+    folder = Path(session.create_tmp()).resolve() / "kinds"
+    shutil.rmtree(folder, ignore_errors=True)
+    for variant, path in KINDS.items():
+        url = f"mutant://{path and folder / path}"
+        env = {"OFFLOAD_MUTANT": variant}
+        session.run("offload", "certify", url, "--out", str(folder / variant), env=env)
+    return [folder / variant / "mutant.json" for variant in KINDS]
 
 
 def certify_all(session: nox.Session) -> list[Path]:

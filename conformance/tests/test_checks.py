@@ -25,6 +25,16 @@ def stop(story: Story) -> Story:
     return story.tell("stopped", call="stop", worker="w")
 
 
+def twice() -> Story:
+    return (
+        S().started("a").ended("a", how="ValueError").started("a", 2).ended("a", 2, how="OSError")
+    )
+
+
+def dead(story: Story, attempts: int) -> Story:
+    return story.tell("dead_letter", id="a", tag="a", attempts=attempts)
+
+
 CASES: list[Case] = [
     ("equal", {"what": "x", "expected": 1, "actual": 1}, S(), None, ""),
     ("equal", {"what": "x", "expected": 1, "actual": 2}, None, S(), "x: expected 1, got 2"),
@@ -157,6 +167,13 @@ CASES: list[Case] = [
     ),
     ("late_at_most", {"limit_ms": 100}, None, S().accepted("a", due=1), "no scheduled job ran"),
     (
+        "late_at_most",
+        {"limit_ms": 100, "share": 1.0},
+        S().accepted("a", due=1).accepted("b", due=9).started("a", at=1),
+        S().accepted("a", due=1).accepted("b", due=1).started("a", at=1).tell("mark", at=3),
+        "100% were up to 2000.0 ms late",
+    ),
+    (
         "due_as_asked",
         {"slack_ms": 1},
         S().accepted("a", due=5).started("a", due=5.0005),
@@ -179,7 +196,45 @@ CASES: list[Case] = [
         S().accepted("a").started("a", at=0.2),
         "90% began within 200.0 ms, over 100 ms",
     ),
-    ("began_within", {"tag": "a", "limit_ms": 100}, None, S().accepted("a"), "no job of a ran"),
+    ("began_within", {"tag": "a", "limit_ms": 100}, None, S().accepted("b"), "0 of 0 jobs of a"),
+    (
+        "began_within",
+        {"tag": "a", "limit_ms": 100},
+        None,
+        S().accepted("a", "1").accepted("a", "2").started("a", job="1", at=0.1),
+        "1 of 2 jobs of a ran",
+    ),
+    (
+        "began_within",
+        {"tag": "a", "limit_ms": 100, "slack_ms": 50},
+        S().accepted("a").started("a", at=0.15),
+        S().accepted("a").started("a", at=0.16),
+        "over 150 ms",
+    ),
+    (
+        "dead_had_its_runs",
+        {"max_attempts": 2},
+        dead(twice(), 2),
+        dead(S().started("a").ended("a", how="ValueError"), 1),
+        "is dead after the attempts [1], of 2",
+    ),
+    ("dead_had_its_runs", {"max_attempts": 2}, None, dead(twice(), 3), "tells of 3 attempts"),
+    ("dead_had_its_runs", {"max_attempts": 2}, None, twice(), "there is no dead letter"),
+    ("dead_had_its_runs", {"max_attempts": 2}, None, dead(S(), 0), "after the attempts []"),
+    (
+        "dead_had_its_runs",
+        {"max_attempts": 2},
+        dead(S().started("a").ended("a", how="Reject"), 1),
+        dead(twice().started("a", 3).ended("a", 3, how="Reject"), 3),
+        "after the attempts [1, 2, 3], of 2",
+    ),
+    (
+        "dead_had_its_runs",
+        {"max_attempts": 1, "tag": "b"},
+        None,
+        dead(S().started("a"), 1),
+        "there is no dead letter",
+    ),
     (
         "soon_among_others",
         {"tag": "a", "limit": 1},

@@ -153,6 +153,24 @@ class RoundsUpOnceMore(SimpleDriver):
         self._memory = _Late()
 
 
+class _InTicks(Memory):
+    def _push(self, job: StoredJob) -> None:
+        job.due_ms += -job.due_ms % 20
+        super()._push(job)
+
+
+@benign(
+    limits=replace(offload_simple.ADAPTER.limits, lateness=timedelta(milliseconds=60)),
+    deviations={"TIME-10": "the scheduler counts ticks of 20 ms"},
+)
+class CountsInTicks(SimpleDriver):
+    """Has a scheduler of ticks, so that a due time is rounded up to the next, and states it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._memory = _InTicks()
+
+
 @benign()
 class CannotCount(Wrapper):
     """Has no way to count its jobs, and says so."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from offload import StoredDeadLetter
-from offload.config import Config
+from offload.config import MAX_ATTEMPTS, Config
 from offload_mutants.registry import mutant
 from offload_simple.driver import SimpleDriver
 from offload_simple.memory import StoredJob, now_ms
@@ -156,3 +156,16 @@ class HidesWhatIsDiscarded(SimpleDriver):
 
     async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
         return None if job_id in self._hidden else await super().show_dead(job_id)
+
+
+@mutant("DEAD-1")
+class TellsTheAttemptsAllowed(SimpleDriver):
+    """Lists each letter with the attempts that its job might have had."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        return [
+            msgspec.structs.replace(
+                each, failure=msgspec.structs.replace(each.failure, attempts=MAX_ATTEMPTS.default)
+            )
+            for each in await super().list_dead(limit, after)
+        ]

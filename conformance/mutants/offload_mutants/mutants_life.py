@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
+from dataclasses import replace
 from typing import Any
 
 from offload import (
@@ -16,7 +17,7 @@ from offload import (
     StopReport,
     WorkerStoppedError,
 )
-from offload.config import Config
+from offload.config import CONCURRENCY, Config, read_config
 from offload.job import new_job_id
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
@@ -143,6 +144,30 @@ class SecondStartBreaksTheFirst(Wrapper):
         if self.state is State.RUNNING:
             await self.inner.stop()
             raise AlreadyRunningError("it runs")
+        await super().start()
+
+
+@mutant("LIFE-3")
+class SecondStartConsumesTwice(Wrapper):
+    """Has another consumer at work when it notices that there was one."""
+
+    def __init__(self, config: Config) -> None:
+        query = {**config.address.query, "concurrency": str(2 * config[CONCURRENCY])}
+        super().__init__(read_config(replace(config.address, query=query), ()))
+        self._slots = asyncio.Semaphore(config[CONCURRENCY])
+        self._of_one = config[CONCURRENCY]
+
+    def change_handler(self, name: str, handler: Any) -> Any:
+        async def call_it(args: Args) -> None:
+            async with self._slots:
+                await handler(args)
+
+        return call_it if inspect.iscoroutinefunction(handler) else handler
+
+    async def start(self) -> None:
+        if self.state is State.RUNNING:
+            for _ in range(self._of_one):
+                self._slots.release()
         await super().start()
 
 

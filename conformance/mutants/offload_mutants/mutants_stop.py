@@ -19,7 +19,7 @@ from offload import (
     StopReport,
     Verdict,
 )
-from offload.config import GRACE, Config, read_config
+from offload.config import CONCURRENCY, GRACE, Config, read_config
 from offload_mutants.mutants_life import SeesItsRuns
 from offload_mutants.mutants_reg import HasATable
 from offload_mutants.registry import mutant
@@ -65,6 +65,16 @@ class GivesNoGraceBelowASecond(Wrapper):
     def __init__(self, config: Config) -> None:
         seconds = config[GRACE] // timedelta(seconds=1)
         query = {**config.address.query, "grace": f"{seconds}s"}
+        super().__init__(read_config(replace(config.address, query=query), ()))
+
+
+@mutant("LIFE-7")
+class HasAGraceForEachSlot(Wrapper):
+    """Drains one slot after the other, and gives each the whole grace."""
+
+    def __init__(self, config: Config) -> None:
+        milliseconds = config[CONCURRENCY] * (config[GRACE] // timedelta(milliseconds=1))
+        query = {**config.address.query, "grace": f"{milliseconds}ms"}
         super().__init__(read_config(replace(config.address, query=query), ()))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import offload_simple
@@ -59,10 +59,11 @@ def benign(
     base: str = "simple",
     claims: Claims | None = None,
     limits: Limits | None = None,
+    deviations: Mapping[str, str] | None = None,
     quick: bool = True,
 ) -> Callable[[Make], Make]:
-    """Register an adapter that is unusual and right."""
-    return lambda make: _register(make, None, (), base, claims, limits, quick=quick)
+    """Register an adapter that is unusual and right, but for the deviations that it states."""
+    return lambda make: _register(make, None, (), base, claims, limits, deviations, quick=quick)
 
 
 def _register(
@@ -72,12 +73,17 @@ def _register(
     base: str,
     claims: Claims | None,
     limits: Limits | None,
+    deviations: Mapping[str, str] | None = None,
     *,
     quick: bool,
 ) -> Make:
     original = BASES[base]
     adapter = replace(
-        original, make=make, claims=claims or original.claims, limits=limits or original.limits
+        original,
+        make=make,
+        claims=claims or original.claims,
+        limits=limits or original.limits,
+        deviations=deviations or {},
     )
     name = make.__name__
     if name in VARIANTS:

@@ -68,13 +68,15 @@ class Certificate(msgspec.Struct, forbid_unknown_fields=True):
     environment: dict[str, str]
     """Where it was tested, and after how long what had to happen counted as missing."""
     claims: dict[str, bool]
+    deviations: dict[str, str]
+    """The rules that the adapter states it can't keep, each with its reason."""
     notes: dict[str, str]
     limits: dict[str, str]
     profile: str
     complete: bool
     """False when the run was cut short."""
     certified: bool
-    """Whether every claimed rule passed, in a complete run."""
+    """Whether every claimed rule passed, but for the deviations, in a complete run."""
     rules: list[RuleRecord]
     digest: str = ""
     signature: Signature | None = None
@@ -108,6 +110,7 @@ def make_certificate(
             "deadline": format_duration(timedelta(seconds=DEADLINE)),
         },
         claims=adapter.claims.as_dict(),
+        deviations=dict(adapter.deviations),
         notes=dict(adapter.claims.notes),
         limits={
             "max_job_bytes": str(adapter.limits.max_job_bytes),

@@ -28,6 +28,8 @@ from offload_conformance.certificate import (
     write,
     write_to,
 )
+from offload_conformance.deviations import faults_of, told
+from offload_conformance.needs import misfits
 from offload_conformance.recorder import Recorder
 from offload_conformance.rules import RULES
 from offload_conformance.tracing import TRACE
@@ -84,16 +86,16 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...], trace: Pat
     if status == pytest.ExitCode.USAGE_ERROR:  # pytest has said which
         raise click.UsageError("the suite can't be run")
     if recorder.errors:
-        told = plain("; ".join(recorder.errors), lines=True)
-        raise click.ClickException(f"the suite can't be run: {told}")
+        errors = plain("; ".join(recorder.errors), lines=True)
+        raise click.ClickException(f"the suite can't be run: {errors}")
     complete = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and not recorder.cut
     profile = SELECTED if rules else "quick" if quick else FULL
     certificate = make_certificate(url, recorder.tests, profile=profile, complete=complete)
     path = write(certificate, out)
     _show(certificate)
     click.echo(f"{path}")
-    for told in recorder.faults.values():
-        click.echo(plain(told, lines=True), err=True)
+    for fault in recorder.faults.values():
+        click.echo(plain(fault, lines=True), err=True)
     if recorder.faults:
         faults = plain("; ".join(recorder.faults), lines=True)
         raise click.UsageError(f"{faults}: an author's error, which proves nothing of the adapter")
@@ -116,21 +118,29 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _check(url: str, rules: tuple[str, ...]) -> None:
     address = parse_address(url)
+    adapter = find_adapter(address.scheme)
     # Not `connect`: what an adapter does when it is made belongs into the tests.
-    read_config(address, find_adapter(address.scheme).options)
+    read_config(address, adapter.options)
+    claims = adapter.claims.as_dict()
+    faults = [
+        *faults_of(adapter.deviations, claims),
+        *misfits(claims, states_recovery=adapter.limits.recovery is not None),
+    ]
+    if faults:
+        raise click.ClickException(plain(f"{address.scheme}://: {'; '.join(faults)}"))
     for rule in rules:
         if rule not in RULES:
             close = difflib.get_close_matches(rule.upper(), RULES, n=3)
-            told = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
-            raise click.BadParameter(f"there is no rule {plain(rule)}{told}", param_hint="--rule")
+            hint = f"; did you mean {', '.join(close)}?" if close else ": see docs/contract.md"
+            raise click.BadParameter(f"there is no rule {plain(rule)}{hint}", param_hint="--rule")
 
 
 def _check_traceable(url: str) -> None:
     address = parse_address(url)
     adapter = find_adapter(address.scheme)
     if isinstance(adapter.make(read_config(address, adapter.options)), Worker):
-        told = f"the adapter for {address.scheme}:// is a worker, and has no driver to trace"
-        raise click.BadParameter(told, param_hint="--trace-driver")
+        why = f"the adapter for {address.scheme}:// is a worker, and has no driver to trace"
+        raise click.BadParameter(why, param_hint="--trace-driver")
 
 
 def _all_fine(certificate: Certificate) -> bool:
@@ -150,11 +160,19 @@ def _show(certificate: Certificate) -> None:
         verdict = Verdict(rule.verdict)
         if verdict is not Verdict.PASS:
             colour = COLOURS.get(verdict, "yellow")
-            told = "; ".join(rule.reasons)
-            table.add_row(rule.id, Text(verdict, style=colour), Text(plain(told[:300])))
+            why = "; ".join(rule.reasons)
+            table.add_row(rule.id, Text(verdict, style=colour), Text(plain(why[:300])))
     passed = sum(rule.verdict == Verdict.PASS for rule in shown)
     console.print(table)
     console.print(f"{passed} of {len(shown)} rules passed ({certificate.profile})")
+    if certificate.certified:
+        click.echo(plain(f"certified{_except_for(certificate)}"))
+    elif certificate.deviations:
+        click.echo(plain(f"it deviates from {told(certificate.deviations)}"))
+
+
+def _except_for(certificate: Certificate) -> str:
+    return f" except for {told(certificate.deviations)}" if certificate.deviations else ""
 
 
 _file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -196,7 +214,12 @@ def verify(file: Path, signer: Path | None) -> None:
     click.echo(f"{file}: every verdict follows from its history")
     deadline, lateness = certificate.environment["deadline"], certificate.limits["lateness"]
     click.echo(f"the kit waited up to {deadline}; a job may start {lateness} late")
-    click.echo("it certifies its adapter" if certificate.certified else "it certifies nothing")
+    if certificate.certified:
+        claimed = ", ".join(name for name, value in certificate.claims.items() if value)
+        click.echo(plain(f"its adapter is certified{_except_for(certificate)}"))
+        click.echo(f"it claims {claimed or 'nothing'}")
+    else:
+        click.echo("it certifies nothing")
     click.echo(f"signed by {by}" if by else "unsigned: it is only a claim of its maker")
 
 

@@ -14,7 +14,9 @@ What every adapter of Offload must do. This page is generated from the registry 
 
 Every rule is a MUST. Those of a chapter that names a claim bind the adapters that claim it; an
 adapter that doesn't must raise `UnsupportedError`, with no side effect. "Nothing enqueued" is
-checked by looking. The API is described in [Using Offload](using.md).
+checked by looking. What a backend makes impossible an adapter may state as a
+[deviation](run-the-kit.md#deviations), which is told with every verdict; not from the rules at the
+heart. The API is described in [Using Offload](using.md).
 
 Claims: `fifo` (jobs of a queue start in the order in which they were performed), `durable`,
 `distributed`, `dead_letters`. Limits, each with a number: `max_job_bytes`, `max_delay`, `lateness`

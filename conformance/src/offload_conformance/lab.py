@@ -8,7 +8,7 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -345,6 +345,20 @@ class Lab(Needs):
 
         await self.until(f"{count} dead letters", look, seconds)
         return letters
+
+    async def check_dead(
+        self, letters: Iterable[DeadLetter], max_attempts: int, tag: str | None = None
+    ) -> None:
+        """Each of these, of jobs that were performed once, had its runs."""
+        if not self.claims.dead_letters:
+            return
+        for worker, _ in self._workers:  # what has run tells of it by another way
+            await self.caught_up(worker)
+        for each in letters:
+            what = (each.args or {}).get("tag")
+            self.history.add("dead_letter", id=each.id, tag=what, attempts=each.attempts)
+        only = {} if tag is None else {"tag": tag}
+        self.check("dead_had_its_runs", max_attempts=max_attempts, **only)
 
     def check(self, name: str, /, **what: Any) -> None:
         """State what must hold; see `checks`. It is proved now, and again by whoever verifies.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 import pytest
@@ -11,8 +11,10 @@ from offload import Adapter
 from offload.adapters import find_adapter
 from offload.config import parse_address
 from offload_conformance.authors import Inject, Server
+from offload_conformance.deviations import STATED, DeviationError, faults_of
 from offload_conformance.fixtures import Published, UnverifiedError
 from offload_conformance.history import History
+from offload_conformance.rules import Rule
 
 _NOT_CLAIMED = " is not claimed"
 _NO_SERVER = "the backend can't go away alone"
@@ -27,6 +29,15 @@ def is_excused(excuse: str, claims: Mapping[str, bool], limits: Mapping[str, str
         return not (claims["durable"] or claims["distributed"])
     claim, told, _ = excuse.partition(_NOT_CLAIMED)
     return bool(told) and claims.get(claim) is False
+
+
+def misfits(claims: Mapping[str, bool], *, states_recovery: bool) -> Iterator[str]:
+    """What of an adapter's statements doesn't fit together, in sentences."""
+    outlives = [claim for claim in ("durable", "distributed") if claims.get(claim)]
+    if outlives and not states_recovery:
+        yield f"an adapter that is {outlives[0]} must state its recovery"
+    elif states_recovery and not outlives:
+        yield "an adapter that is neither durable nor distributed has no recovery to state"
 
 
 def adapter_of(url: str) -> Adapter:
@@ -48,6 +59,19 @@ class Needs:
     def has_own_clock(self) -> bool:
         """Whether the backend may be on another host than a worker."""
         return self.claims.distributed and self.limits.reconnect is not None
+
+    def need_to_keep(self, rule: Rule) -> None:
+        """End the test of an adapter that isn't bound by this rule.
+
+        Raises:
+            DeviationError: the adapter states what none may state, of whatever rule.
+        """
+        if faults := list(faults_of(self.adapter.deviations, self.claims.as_dict())):
+            raise DeviationError("; ".join(faults))
+        if rule.claim is not None:
+            self.need(rule.claim)
+        if (reason := self.adapter.deviations.get(rule.id)) is not None:
+            self.skip(STATED + reason)
 
     def need(self, claim: str) -> None:
         """End the test of an adapter that doesn't make this claim, besides that of the chapter."""

@@ -155,8 +155,9 @@ async def lab(
     request.node.stash[history_key] = history
     request.node.stash[loop_key] = asyncio.get_running_loop()
     rule = rule_of(request.node)
-    if rule and rule.claim:
-        Needs(history, adapter_of(offload_url), offload_published).need(rule.claim)
+    if rule:
+        needs = Needs(history, adapter_of(offload_url), offload_published)
+        needs.need_to_keep(rule)
     before = Belongings.now()
     async with Stage(history) as stage:
         lab = Lab(offload_url, stage, offload_published)

@@ -7,9 +7,7 @@ histories, the adapter's name and limits, and the versions.
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.metadata import version
@@ -31,18 +29,17 @@ from offload_conformance.certificate import (
     digest_of,
     reasons_of,
 )
-from offload_conformance.evidence import Evidence, excuse_of, lacks, table
-from offload_conformance.history import Event
-from offload_conformance.needs import is_excused
+from offload_conformance.deviations import STATED, faults_of
+from offload_conformance.evidence import Evidence, Record, excuse_of, kind_of, lacks, table
+from offload_conformance.needs import is_excused, misfits
+from offload_conformance.possible import impossible
 from offload_conformance.rules import RULES
 from offload_conformance.verdicts import Verdict, judge, worst
 
-MAX_BYTES = 64 * 1024 * 1024
-"""The largest file that is looked at; a full certificate is of less than a fifth of it."""
-MAX_CHECKS = 1_000
-"""How many checks a test may have: each looks through its history."""
-STEP_SECONDS = 60.0
-"""How far the host's clock may be set forward or back while a test runs."""
+MAX_BYTES = 32 * 1024 * 1024
+"""The largest file that is looked at; a full certificate is of less than a third of it."""
+MAX_OBJECTS = 1_000_000
+"""How many objects and lists may be in it, each of which takes a hundred bytes when it is read."""
 CLAIMS = tuple(Claims(fifo=True, durable=True, distributed=True, dead_letters=True).as_dict())
 DURATIONS = ("max_delay", "lateness", "recovery", "reconnect")
 OPTIONAL = ("recovery", "reconnect")
@@ -77,6 +74,8 @@ def _bytes_of(path: Path) -> bytes:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise MalformedError(f"it has more than {MAX_BYTES >> 20} MiB")
+    if data.count(b"{") + data.count(b"[") > MAX_OBJECTS:
+        raise MalformedError(f"it has more than {MAX_OBJECTS:,} objects and lists")
     return data
 
 
@@ -124,9 +123,9 @@ def _heading(certificate: Certificate, content: dict[str, Any]) -> Iterator[str]
     if not _is_time(certificate.environment.get("deadline", "")):
         yield "it doesn't say after what time the kit gave up waiting"
     yield from _limits(certificate.limits)
-    for claim in ("durable", "distributed"):
-        if certificate.claims.get(claim) and certificate.limits.get("recovery") == "-":
-            yield f"an adapter that is {claim} must state its recovery"
+    yield from faults_of(certificate.deviations, certificate.claims)
+    states_recovery = certificate.limits.get("recovery", "-") != "-"
+    yield from misfits(certificate.claims, states_recovery=states_recovery)
 
 
 def _limits(limits: dict[str, str]) -> Iterator[str]:
@@ -159,6 +158,9 @@ def _rule(rule: RuleRecord, certificate: Certificate) -> Iterator[str]:
     if known.claim is not None and not certificate.claims.get(known.claim):
         told = {test.verdict for test in rule.tests} - {Verdict.NOT_CLAIMED}
         yield from (f"{rule.id}: says {verdict} of what isn't claimed" for verdict in sorted(told))
+    if rule.id in certificate.deviations:
+        told = {test.verdict for test in rule.tests} - {Verdict.NOT_CLAIMED}
+        yield from (f"{rule.id}: says {verdict} of a deviation" for verdict in sorted(told))
     yield from _tests(rule, certificate)
     for test in rule.tests:
         for fault in _test(test, certificate):
@@ -189,11 +191,11 @@ def _test(test: TestRecord, certificate: Certificate) -> Iterator[str]:
     if not _is_verdict(test.verdict):
         yield f"{test.verdict!r} is no verdict"
         return
-    if faults := list(_order(test)):
-        yield from faults
-        return
     evidence = table().get(test.name)
     try:
+        if faults := list(impossible(test)):
+            yield from faults
+            return
         verdict, reasons = judge(test.history)
         if (verdict.value, reasons) != (test.verdict, test.reasons):
             yield f"says {test.verdict}, proves {verdict.value}"
@@ -207,44 +209,25 @@ def _is_verdict(text: str) -> bool:
     return text in list(Verdict)
 
 
-def _order(test: TestRecord) -> Iterator[str]:
-    """What can't be so in any history."""
-    history = test.history
-    if [event.number for event in history] != list(range(len(history))):
-        yield "its events aren't numbered in order"
-    times = [time for event in history for time in (event.at, event.wall_ms)]
-    if not all(map(math.isfinite, [*times, test.seconds])):
-        yield "a time of its events is no time"
-        return
-    if history and history[0].at < 0:
-        yield "its events come before it began"
-    if any(after.at < before.at for before, after in itertools.pairwise(history)):
-        yield "its events go back in time"
-    began = [event.wall_ms / 1000 - event.at for event in history]
-    if began and max(began) - min(began) > STEP_SECONDS:
-        yield "its two clocks disagree"
-    if history and not -0.01 <= test.seconds - history[-1].at <= 0.01:
-        yield f"it took {history[-1].at:.3f} s by its events, and {test.seconds:.3f} s by its words"
-    began_runs = {_run(event) for event in history if event.name == "started"}
-    if any(_run(event) not in began_runs for event in history if event.name == "ended"):
-        yield "a run ended that never began"
-    if sum(event.name == "check" for event in history) > MAX_CHECKS:
-        yield f"it has more than {MAX_CHECKS} checks"
-
-
-def _run(event: Event) -> str:
-    return f"{event.what.get('attempt')} of {event.what.get('id')}"
-
-
 def _support(
     test: TestRecord, verdict: Verdict, certificate: Certificate, evidence: Evidence
 ) -> Iterator[str]:
     """What the kit would have on record for this verdict, and the file hasn't."""
     if verdict is Verdict.PASS:
-        yield from lacks(test.history, certificate.limits, evidence)
+        for excuse in evidence.excuses:
+            if is_excused(excuse, certificate.claims, certificate.limits):
+                yield f"it was tested, and yet {excuse!r}"
+        kind = kind_of(certificate.claims, certificate.limits)
+        yield from lacks(Record(test.history, certificate.limits, kind), evidence)
     elif verdict is Verdict.NOT_CLAIMED:
         excuse = excuse_of(test.history) or ""
-        if excuse not in evidence.excuses:
+        reason = certificate.deviations.get(evidence.rule)
+        if excuse.startswith(STATED):
+            if reason is None or excuse != STATED + reason:
+                yield f"{excuse!r}, and it lists no such deviation"
+        elif reason is not None:
+            yield f"{excuse!r}, and not the deviation that it lists"
+        elif excuse not in evidence.excuses:
             yield f"{excuse!r} is no excuse for it"
         elif not is_excused(excuse, certificate.claims, certificate.limits):
             yield f"{excuse!r}, it says, against its own claims"

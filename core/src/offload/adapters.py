@@ -12,10 +12,10 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -68,6 +68,9 @@ class Adapter:
         make: makes a driver, or a whole worker, without connecting.
         options: its own options, besides those that every worker has.
         file: where the file is, for a backend that is one: who only looks at it must not make it.
+        deviations: rules of the contract that it can't keep, by id, each with the reason in plain
+            words. The conformance kit shows them wherever it shows its verdict, and allows none
+            from a rule at the heart of the contract.
     """
 
     claims: Claims
@@ -75,6 +78,7 @@ class Adapter:
     make: Callable[[Config], Driver | Worker]
     options: Sequence[Option[Any]] = ()
     file: Callable[[Address], Path] | None = None
+    deviations: Mapping[str, str] = field(default_factory=dict)
 
 
 class AdapterHooks:

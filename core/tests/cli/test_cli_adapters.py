@@ -14,6 +14,15 @@ TWIN = """
         return offload_simple.ADAPTER
 """
 
+DEVIATES = """
+    import dataclasses, offload, offload_simple
+
+    @offload.hookimpl
+    def offload_adapter(scheme):
+        stated = {"TIME-10": "whole\\x1b[2J seconds"}
+        return dataclasses.replace(offload_simple.ADAPTER, deviations=stated)
+"""
+
 
 def row(table: str, scheme: str) -> str:
     """A row of the table, with its further lines."""
@@ -57,6 +66,19 @@ def test_json_says_the_same(run):
     assert sqlite["notes"]["distributed"] == "one host"
     assert sqlite["limits"]["recovery"] == 5.0
     assert sqlite["error"] is None
+
+
+def test_what_one_deviates_from_is_told_as_text(run, distribution):
+    distribution("coarse", "coarse", DEVIATES)
+
+    told = run("adapters")
+
+    assert "deviates from TIME-10: whole" in row(told.output, "coarse")
+    assert "\x1b" not in told.output
+    assert "deviates" not in row(told.output, "simple")
+    by_scheme = {each["scheme"]: each for each in json.loads(run("adapters", "--json").stdout)}
+    assert by_scheme["coarse"]["deviations"] == {"TIME-10": "whole\x1b[2J seconds"}
+    assert by_scheme["simple"]["deviations"] == {}
 
 
 def test_none(run, monkeypatch):

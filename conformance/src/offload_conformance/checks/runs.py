@@ -201,6 +201,31 @@ def tallied_once(events: list[Event], tag: str) -> Iterator[str]:
 
 
 @check
+def dead_had_its_runs(
+    events: list[Event], max_attempts: int, tag: str | None = None
+) -> Iterator[str]:
+    """Each job that is dead had all its runs before it, one after the other, and tells so.
+
+    One that was rejected ends with the run that rejected it.
+    """
+    letters = [e for e in named(events, "dead_letter") if tag in (None, e.what["tag"])]
+    if not letters:
+        yield "there is no dead letter to look at"
+    runs: dict[str, list[int]] = {}
+    for run in runs_of(events):
+        runs.setdefault(run.what["id"], []).append(run.what["attempt"])
+    how = {e.what["id"]: e.what["how"] for e in named(events, "ended")}
+    for letter in letters:
+        job_id, got = letter.what["id"], runs.get(letter.what["id"], [])
+        most = len(got) if how.get(job_id) == "Reject" else max_attempts
+        if not got or got != list(range(1, most + 1)) or most > max_attempts:
+            yield f"job {job_id} is dead after the attempts {got}, of {max_attempts}"
+        if letter.what["attempts"] != len(got):
+            told = letter.what["attempts"]
+            yield f"the dead letter {job_id} tells of {told} attempts, and {len(got)} are on record"
+
+
+@check
 def ended_as(events: list[Event], tag: str, expected: list[str]) -> Iterator[str]:
     """The runs of this tag ended like this, in this order: returned, or with an exception."""
     got = [event.what["how"] for event in named(events, "ended") if event.what["tag"] == tag]

@@ -32,7 +32,7 @@ async def dead_ids(worker: Worker) -> list[str]:
 
 
 async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
-    worker = lab.worker()
+    worker = lab.worker(max_attempts=3)
     await worker.start()
     ids = await make_dead(lab, worker, 7)
     pages: list[list[offload.DeadLetter]] = []
@@ -49,6 +49,7 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     for letter in letters:
         reason = f"reason {ids.index(letter.id)}"
         lab.check("contains", what="its error", part=reason, actual=letter.error)
+    await lab.check_dead(letters, 3)
     shown = await worker.dead_letters.show(ids[4])
     lab.equal("the one that is shown", ids[4], shown and shown.id)
     lab.equal("one that isn't there", None, await worker.dead_letters.show("unknown"))

@@ -244,6 +244,7 @@ async def test_DUR_6_a_job_that_kills_its_process_ends(lab: Lab) -> None:
         (letter,) = await lab.until_dead(worker, 1, lab.recovery + PATIENCE)
         lab.equal("the dead letter", [job_id, 2], [letter.id, letter.attempts])
         lab.equal("whether it says why", expected=True, actual=bool(letter.error))
+        await lab.check_dead([letter], 2)
     else:
         await lab.perform(worker, "past recovery", delay=lab.recovery)
         await until_run(lab, "past recovery", 1, lab.recovery)

@@ -37,9 +37,12 @@ async def test_FAIL_1_attempts_count_from_1_to_the_last(lab: Lab) -> None:
     for name in ("async", "def", "twice"):
         await lab.perform(worker, name, handler=name, do=always)
     await lab.perform(worker, "recovers", handler="async", do={"1": [["raise", "boom"]]})
-    await lab.until_dead(worker, 3)
+    letters = await lab.until_dead(worker, 3)
     await lab.until_ended(2, "recovers")
     await lab.fence(worker)
+    for tag, most in (("async", 3), ("def", 3), ("twice", 2)):
+        own = [letter for letter in letters if letter.handler == tag]
+        await lab.check_dead(own, most, tag)
     lab.check("attempts", tag="async", expected=[1, 2, 3])
     lab.check("attempts", tag="def", expected=[1, 2, 3])
     lab.check("attempts", tag="twice", expected=[1, 2])
@@ -92,6 +95,7 @@ async def test_FAIL_3_the_dead_letter_tells_why(lab: Lab) -> None:
     for part in ("Traceback", "puppets.py", "ValueError: the last"):
         lab.check("contains", what="its traceback", part=part, actual=letter.traceback)
     lab.check("attempts", tag="doomed", expected=[1, 2])
+    await lab.check_dead([letter], 2)
 
 
 async def _look(worker: Worker) -> object:
@@ -277,7 +281,7 @@ async def test_FAIL_9_retry_waits_as_it_says(lab: Lab) -> None:
 
 
 async def test_FAIL_9_reject_ends_it_at_once(lab: Lab) -> None:
-    worker = lab.worker()
+    worker = lab.worker(max_attempts=3)
     worker.register("hasty", lab.troupe(worker).act, backoff=offload.constant(timedelta(0)))
     await worker.start()
     do = {"*": [["reject", "no such user"]]}
@@ -286,6 +290,7 @@ async def test_FAIL_9_reject_ends_it_at_once(lab: Lab) -> None:
     letters = await lab.until_dead(worker, 1)
     await lab.fence(worker)
     lab.check("attempts", tag="rejected", expected=[1])
+    await lab.check_dead(letters, 3)
     if lab.claims.dead_letters:
         lab.equal("the dead letters", [job_id], [letter.id for letter in letters])
         lab.equal("its attempts", 1, letters[0].attempts)

@@ -1,4 +1,4 @@
-"""`offload adapters`: what is installed, and what it claims."""
+"""`offload adapters`: what is installed, what it claims, and what it deviates from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from offload.adapters import Adapter, find_adapter, installed_schemes
-from offload.claims import Claims, Limits
+from offload.claims import Limits
 from offload.cli.terminal import make_console, make_table
 from offload.duration import format_duration
 from offload.errors import UnknownAdapterError
@@ -32,7 +32,7 @@ class Installed:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="For programs; durations in seconds.")
 def adapters(as_json: bool) -> None:
-    """List the installed adapters, with claims and limits."""
+    """List the installed adapters, with claims, limits and stated deviations."""
     installed = [_look(scheme, found) for scheme, found in sorted(installed_schemes().items())]
     if as_json:
         click.echo(json.dumps([_as_json(each) for each in installed], indent=2))
@@ -48,7 +48,7 @@ def adapters(as_json: bool) -> None:
         if each.adapter is None:
             told = (plain(f"can't be used: {each.error}"), "")
         else:
-            told = (_claims_text(each.adapter.claims), _limits_text(each.adapter.limits))
+            told = (_claims_text(each.adapter), _limits_text(each.adapter.limits))
         table.add_row(f"{each.scheme}://", names, versions, *told)
     console.print(table)
 
@@ -60,11 +60,13 @@ def _look(scheme: str, distributions: Sequence[tuple[str, str]]) -> Installed:
         return Installed(scheme, distributions, None, str(error))
 
 
-def _claims_text(claims: Claims) -> str:
-    lines = []
+def _claims_text(adapter: Adapter) -> str:
+    claims, lines = adapter.claims, []
     for name, claimed in claims.as_dict().items():
         note = claims.notes.get(name)
         lines.append(f"{name}: {'yes' if claimed else 'no'}" + (f" ({note})" if note else ""))
+    for rule, reason in adapter.deviations.items():
+        lines.append(plain(f"deviates from {rule}: {reason}"))
     return "\n".join(lines)
 
 
@@ -96,5 +98,6 @@ def _as_json(installed: Installed) -> dict[str, Any]:
             name: value.total_seconds() if isinstance(value, timedelta) else value
             for name, value in _limits(adapter.limits).items()
         },
+        "deviations": adapter and dict(adapter.deviations),
         "error": installed.error,
     }
