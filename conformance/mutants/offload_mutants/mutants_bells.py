@@ -53,7 +53,7 @@ class RingsFewer(SqliteDriver):
         raise NotImplementedError
 
 
-@mutant("DIST-6", base="sqlite")
+@mutant("DIST-6", base="sqlite", quick=False)
 class RingsInItsOwnProcess(RingsFewer):
     """Has a list of its subscriptions, and wakes these: another process looks now and then."""
 
@@ -70,11 +70,14 @@ class RingsInItsOwnProcess(RingsFewer):
 
 
 @mutant("DIST-6", base="sqlite")
-class RingsTheFirstAlone(RingsFewer):
-    """Wakes one worker for one job, the first in its list, which may have no slot free."""
+class RingsOneOfThem(RingsFewer):
+    """Wakes one worker for one job, each in its turn, which may have no slot free."""
+
+    _turn = 0
 
     def choose(self, bells: list[str], queues: set[str]) -> list[str]:
-        return bells[:1]
+        self._turn += 1
+        return bells[self._turn % len(bells) :][:1] if bells else []
 
 
 @mutant("DIST-6", "PERF-9", "QUE-3", base="sqlite")

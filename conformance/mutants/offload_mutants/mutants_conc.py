@@ -256,13 +256,18 @@ class _Own(SqliteSubscription):
         super().__init__(*args)
         self.own: deque[Delivery] = deque()
 
-    def take(self, entries: Sequence[Entry]) -> None:
-        """Lease these, unless somebody was faster. In the thread of the store."""
-        for entry in entries:
-            which = "session = 0 AND id = ?"
-            with self._store.database.errors(), self._store.database.transaction():
-                leased = self._store._lease_where(self._session, entry.queue, which, (entry.id,), 1)
-            self.own.extend(leased)
+    def store_and_take(self, entries: Sequence[Entry]) -> None:
+        """Store these, wake nobody, and lease them. In the thread of the store."""
+        store, database = self._store, self._store.database
+        store.sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
+        try:
+            store.enqueue(entries)
+        finally:
+            del store.sessions.bells
+        with database.errors(), database.transaction():
+            for entry in entries:
+                which = ("session = 0 AND id = ?", (entry.id,), 1)
+                self.own.extend(store._lease_where(self._session, entry.queue, *which))
 
     async def fetch(self, limit: int) -> Fetched:
         if not self.own:
@@ -286,12 +291,13 @@ class RunsWhatItPerformsItself(SqliteDriver):
         return self._own
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        await super().enqueue(entries)
-        if self._own is not None:
-            ready = [
-                each
-                for each in entries
-                if not each.delay_ms and each.at_ms is None and each.queue in self._own._queues
-            ]
-            await self._thread.call(self._own.take, ready)
-            self._own._rung.set()
+        own = self._own
+        if own is None or not all(_is_for(own._queues, each) for each in entries):
+            await super().enqueue(entries)
+            return
+        await self._thread.call(own.store_and_take, entries)
+        own._rung.set()
+
+
+def _is_for(queues: Sequence[str], entry: Entry) -> bool:
+    return not entry.delay_ms and entry.at_ms is None and entry.queue in queues

@@ -23,6 +23,7 @@ from offload.job import new_job_id
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
+from offload_simple.memory import Memory
 from offload_simple.subscription import SimpleSubscription
 
 
@@ -121,13 +122,14 @@ class StartsInTheBackground(Wrapper):
 
 
 class _OneMoreWithEachJob(SimpleSubscription):
+    def __init__(self, memory: Memory, queues: Sequence[str]) -> None:
+        super().__init__(memory, queues[:1])
+        self._all_queues = queues
+
     async def fetch(self, limit: int) -> Fetched:
-        queues = self._queues
-        self._queues = queues[: getattr(self, "_seen", 1)]
         fetched = await super().fetch(limit)
         if fetched.deliveries:
-            self._seen = len(self._queues) + 1
-        self._queues = queues
+            self._queues = self._all_queues[: len(self._queues) + 1]
         return fetched
 
 

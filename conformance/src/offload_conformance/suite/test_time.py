@@ -220,15 +220,18 @@ async def test_TIME_4_no_time_at_all(lab: Lab) -> None:
 
 
 async def test_TIME_5_in_is_at_now_and_the_delay(lab: Lab) -> None:
-    worker = lab.worker()
+    worker = lab.worker(queues="default,other")
     await worker.start()
-    for delay in (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700)):
-        await lab.perform(worker, "in", delay=delay)
-    await lab.perform(worker, "at", at=now() + milliseconds(40))
-    for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1)):
-        if delay <= lab.limits.max_delay:
+    delays = (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700), 1, timedelta(0, 1))
+    for delay in delays:
+        await lab.perform(worker, "in", delay=delay, queue="other")
+    await lab.perform(worker, "at", at=now() + milliseconds(40), queue="other")
+    for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1), 3600):
+        if delay == 3600 or delay <= lab.limits.max_delay:
             await lab.perform(worker, "far", delay=delay)
-    await lab.until_started(5)
+    await lab.until_started(len(delays) + 1)
+    ran = sorted({run.what["queue"] for run in lab.history.named("started")})
+    lab.equal("the queues in which they ran", ["other"], ran)
     await lab.fence(worker)
     lab.check("never_early")
     lab.check("due_as_asked", slack_ms=ABOUT_MS)
@@ -291,6 +294,19 @@ async def test_TIME_7_due_order(lab: Lab) -> None:
     await lab.until_started(1, tags[2])
     lab.check("in_order", tags=tags)
     lab.check("never_ran", tag="an hour")
+
+
+async def test_TIME_7_due_order_of_what_fell_due_while_nobody_looked(lab: Lab) -> None:
+    worker = lab.worker(concurrency=1)
+    tags = ["first", "second", "third", "fourth"]
+    due = now() + milliseconds(200)
+    for place in (2, 3, 0, 1):
+        await lab.perform(worker, tags[place], at=due + place * milliseconds(50))
+    await asyncio.sleep((due + milliseconds(250) - now()).total_seconds())
+    await worker.start()
+    await lab.until_started(4)
+    lab.check("in_order", tags=tags)
+    lab.check("each_once")
 
 
 async def test_TIME_7_a_sooner_one_than_the_one_waited_for(lab: Lab) -> None:
@@ -381,10 +397,10 @@ async def test_TIME_9_a_thousand_at_one_instant(lab: Lab) -> None:
 async def test_TIME_10_to_the_millisecond(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
-    for number in (1, 2, 3, 14, 15, 33, 38, 51, 57, 76.2, 76.9):
+    for number in (1011.3, 1307, 1, 2, 3, 14, 15, 33, 38, 51, 57, 76.2, 76.9):
         await lab.perform(worker, "in", delay=number / 1000)
         await lab.perform(worker, "in", delay=milliseconds(number))
         await lab.perform(worker, "at", at=now() + milliseconds(number))
-    await lab.until_started(33)
+    await lab.until_started(39)
     lab.check("never_early")
     lab.check("due_as_asked", slack_ms=SLACK_MS)
