@@ -86,13 +86,15 @@ async def test_CONF_2_a_known_one_is_told_how_to_install(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     offload.connect(lab.make_url())
-    own, everything = urlsplit(lab.url).scheme, importlib.metadata.entry_points
+    own: str = urlsplit(lab.url).scheme
+    everything: Any = importlib.metadata.entry_points
 
-    def own_alone(**params: Any) -> importlib.metadata.EntryPoints:
+    def own_alone(**params: Any) -> Any:
         """As on a host where nothing else is installed."""
         found = everything(**params)
-        is_hidden = lambda entry: entry.group == GROUP and entry.name != own  # noqa: E731
-        return importlib.metadata.EntryPoints(each for each in found if not is_hidden(each))
+        if params.get("group") != GROUP:
+            return found
+        return importlib.metadata.EntryPoints(each for each in found if each.name == own)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", own_alone)
     monkeypatch.syspath_prepend(tmp_path)  # what was found on another path is forgotten

@@ -95,8 +95,7 @@ async def test_REG_4_with_all_that_goes_with_it(lab: Lab, kind: str) -> None:
     await lab.perform(worker, "good", handler="late")
     await lab.perform(worker, "bad", handler="late", do={"*": [["raise", "as it should"]]})
     await lab.until_ended(2, "bad")
-    (letter,) = await lab.until_dead(worker, 1) or [None]
-    if letter is not None:
+    for letter in await lab.until_dead(worker, 1):
         lab.equal("the attempts of the dead letter", 2, letter.attempts)
     # Later than any retry.
     await lab.perform(worker, "past it", handler="late", delay=0.3)
