@@ -55,7 +55,7 @@ class BuriesAllInOneTable(SqliteDriver):
         )
 
 
-@mutant("DIST-5", base="sqlite")
+@mutant("DIST-5", "FAIL-8", "DIST-4", base="sqlite")
 class JoinsNamespaceAndQueue(SqliteDriver):
     """Puts a dash between namespace and queue, both of which may have one."""
 

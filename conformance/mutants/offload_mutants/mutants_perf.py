@@ -211,7 +211,7 @@ class ForgetsWhatIsLaterBeforeStart(SimpleDriver):
         await super().enqueue(entries)
 
 
-@mutant("PERF-5", "FIFO-2")
+@mutant("PERF-5", "TIME-9", "FIFO-2")
 class KeepsTheLastHundred(SimpleDriver):
     """`deque(maxlen=100)` for what comes before its start, in case that never comes."""
 
