@@ -84,7 +84,7 @@ class CountsABackoffFromTheStart(Settles):
         return msgspec.structs.replace(settlement, delay_ms=left)
 
 
-@mutant("FAIL-2", "FAIL-9")
+@mutant("FAIL-2", "FAIL-9", "TIME-1")
 class RetriesInWholeSeconds(Settles):
     """Counts a backoff in whole seconds, and rounds it down."""
 
