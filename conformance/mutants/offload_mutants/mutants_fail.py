@@ -30,7 +30,7 @@ from offload_sqlite.subscription import SqliteSubscription
 # -- attempts --------------------------------------------------------------------
 
 
-@mutant("FAIL-1")
+@mutant("FAIL-1", "REG-4")
 class TakesAttemptsForRetries(Wrapper):
     """Runs a job once, and then max_attempts times again, if the handler has its own number."""
 
