@@ -228,7 +228,7 @@ def certify_all(session: nox.Session) -> list[Path]:
 def mutants(session: nox.Session) -> None:
     """Prove the kit: every broken adapter is killed by its own rule, and no right one fails.
 
-    With `--full` every one is tried by every rule, which shows what else falls.
+    With `--full` every one is tried by every rule, and may fell no unrelated one.
     """
     install(session)
     with session.chdir("conformance"):

@@ -20,7 +20,8 @@ BENIGN = VARIANTS["KeepsJobsOnAServer"]
         (matrix.Row(MUTANT, ["DUR-3"]), True, "DUR-3    killed"),
         (matrix.Row(MUTANT, ["PERF-8", "DUR-3"]), True, "also: PERF-8"),
         (matrix.Row(MUTANT, ["PERF-8"]), False, "SURVIVED"),
-        (matrix.Row(MUTANT, ["DUR-3", "REG-1"]), True, "UNRELATED: REG-1"),
+        (matrix.Row(MUTANT, ["DUR-3", "REG-1"]), False, "STRAYED"),
+        (matrix.Row(MUTANT, ["DUR-3", "REG-1"]), False, "UNRELATED: REG-1"),
         (matrix.Row(MUTANT, trouble="TIMED OUT: 300 s"), False, "TIMED OUT"),
         (matrix.Row(BENIGN), True, "benign   passed"),
         (matrix.Row(BENIGN, ["REG-1"]), False, "FALSE ALARM"),
@@ -72,6 +73,42 @@ def test_what_the_kit_said_last_is_told(monkeypatch):
 
     assert row.trouble.startswith("CRASHED: exit code 1: ")
     assert "nonsense" in row.trouble
+
+
+@pytest.fixture
+def kit_says(monkeypatch):
+    """Let the kit say of each variant what `fallen` says: the rules that failed."""
+
+    def kit_says(fallen) -> None:
+        def judge(variant, compiled, *, full):
+            return matrix.Row(variant, fallen(variant))
+
+        monkeypatch.setattr(matrix, "judge", judge)
+
+    return kit_says
+
+
+def own_rule(variant: Variant) -> list[str]:
+    return [variant.breaks] if variant.breaks else []
+
+
+def test_every_rule_has_killed_two_mutants(kit_says):
+    kit_says(own_rule)
+    assert matrix.main([]) == 0
+
+
+def test_a_rule_with_one_mutant_fails_the_whole_matrix(kit_says, monkeypatch, capsys):
+    kit_says(own_rule)
+    variants = [MUTANT, *(v for v in VARIANTS.values() if v.breaks != MUTANT.breaks)]
+    monkeypatch.setattr(matrix, "VARIANTS", {variant.name: variant for variant in variants})
+    assert matrix.main([]) == 1
+    assert capsys.readouterr().out.endswith(f"fewer than {matrix.LEAST} mutants: DUR-3\n")
+    assert matrix.main([MUTANT.name]) == 0  # which rules others prove isn't asked then
+
+
+def test_an_unrelated_rule_that_fell_fails_the_matrix(kit_says):
+    kit_says(lambda variant: [*own_rule(variant), "REG-1"])
+    assert matrix.main([MUTANT.name]) == 1
 
 
 def test_the_summary(capsys):

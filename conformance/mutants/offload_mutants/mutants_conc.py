@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import offload
-from offload import Delivery, Fetched, Handler, Settlement, Verdict
+from offload import Delivery, Entry, Fetched, Handler, Settlement, Verdict
 from offload.config import CONCURRENCY, Config
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper, right_worker
@@ -169,6 +169,52 @@ class WaitsForTheWholeBatch(SimpleDriver):
         return self._subscription
 
 
+class _UpToAnOffset(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        running = self._memory.running
+        taken: dict[str, int] = self.__dict__.setdefault("_taken", {})
+        number = self.__dict__.setdefault("_number", 0)
+        oldest = min((taken[each] for each in running), default=number)
+        room = oldest + 50 - number
+        if room <= 0:
+            return Fetched([])
+        fetched = await super().fetch(min(limit, room))
+        for each in fetched.deliveries:
+            self._number = taken[each.id] = self._number + 1
+        return fetched
+
+    async def wait(self, timeout: float) -> None:
+        await asyncio.sleep(0.005)
+
+
+@mutant("CONC-3", "PERF-9", "FAIL-6")
+class ReadsFiftyBeyondTheOldest(SimpleDriver):
+    """Acknowledges by one offset, as a log is read, and goes no farther than fifty beyond it."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = _UpToAnOffset(self._memory, queues)
+        return self._subscription
+
+
+@mutant("CONC-3", "CONC-2", "LIFE-6")
+class WatchesASlowOneFromAnotherSlot(OfTheWorker):
+    """Gives what is slow a companion that waits for it, and needs a slot as well."""
+
+    async def run(self, handler: Any, args: offload.Args, free: asyncio.Semaphore) -> None:
+        companion = asyncio.create_task(self._watch(free))
+        try:
+            await handler(args)
+        finally:
+            companion.cancel()
+            free.release()
+
+    async def _watch(self, free: asyncio.Semaphore) -> None:
+        await asyncio.sleep(0.05)
+        async with free:
+            await asyncio.Event().wait()
+
+
 # -- CONC-4 ------------------------------------------------------------------------
 
 
@@ -201,3 +247,57 @@ class LeasesAllThereIs(SqliteDriver):
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
         create = _Hoard.create
         return await create(self._store, self._thread, queues, timedelta(seconds=30))
+
+
+class _Own(SqliteSubscription):
+    """Has what its worker performs leased at once, and hands that out first."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.own: deque[Delivery] = deque()
+
+    def store_and_take(self, entries: Sequence[Entry]) -> None:
+        """Store these, wake nobody, and lease them. In the thread of the store."""
+        store, database = self._store, self._store.database
+        store.sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
+        try:
+            store.enqueue(entries)
+        finally:
+            del store.sessions.bells
+        with database.errors(), database.transaction():
+            for entry in entries:
+                which = ("session = 0 AND id = ?", (entry.id,), 1)
+                self.own.extend(store._lease_where(self._session, entry.queue, *which))
+
+    async def fetch(self, limit: int) -> Fetched:
+        if not self.own:
+            return await super().fetch(limit)
+        return Fetched([self.own.popleft() for _ in range(min(limit, len(self.own)))])
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        self.own.extendleft(s.delivery for s in settlements if s.verdict is Verdict.RELEASE)
+        return await super().settle([s for s in settlements if s.verdict is not Verdict.RELEASE])
+
+
+@mutant("CONC-4", "DIST-3", "FIFO-1", "LIFE-7", base="sqlite")
+class RunsWhatItPerformsItself(SqliteDriver):
+    """Spares the jobs of its own process the way to another, and keeps them for its own slots."""
+
+    _own: _Own | None = None
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        lease = timedelta(seconds=30)
+        self._own = await _Own.create(self._store, self._thread, queues, lease)
+        return self._own
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        own = self._own
+        if own is None or not all(_is_for(own._queues, each) for each in entries):
+            await super().enqueue(entries)
+            return
+        await self._thread.call(own.store_and_take, entries)
+        own._rung.set()
+
+
+def _is_for(queues: Sequence[str], entry: Entry) -> bool:
+    return not entry.delay_ms and entry.at_ms is None and entry.queue in queues

@@ -10,7 +10,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-from offload import ConfigError, Handler
+from offload import ConfigError, Handler, adapters
 from offload.adapters import GROUP
 from offload.config import Config, Option
 from offload_mutants.registry import VARIANTS, Make, mutant
@@ -67,6 +67,30 @@ class HidesTheOtherAdapters(SimpleDriver):
         importlib.metadata.entry_points = cached
 
 
+@mutant("CONF-2")
+class WritesItsOwnTableOfKnownAdapters(SimpleDriver):
+    """Wants to be named when it isn't installed, and assigns the table in which it adds a line."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        adapters._FIRST_PARTY = {config.address.scheme: "offload-mutant"}
+
+
+@mutant("CONF-2")
+class ListsEachAdapterUnderItsDistribution(SimpleDriver):
+    """Groups what is installed by who brings it, of which the last scheme alone is left."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        find = adapters.installed_schemes
+
+        def grouped() -> dict[str, list[tuple[str, str]]]:
+            last = {tuple(offered): scheme for scheme, offered in find().items()}
+            return {scheme: list(offered) for offered, scheme in last.items()}
+
+        adapters.installed_schemes = grouped
+
+
 @offering(Option("flavour", "plain", {"plain": 0, "hot": 1}.__getitem__))
 @mutant("CONF-3")
 class ItsOwnOptionEndsInAKeyError(SimpleDriver):
@@ -91,6 +115,40 @@ class ShipsAModuleOfAnother(SimpleDriver):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         sys.modules["offload_sqlite"] = ModuleType("offload_sqlite")
+
+
+@mutant("CONF-4")
+class TakesTheFirstOfTwo(SimpleDriver):
+    """Was once installed twice by a packager, and has kept the cure: one adapter for a scheme."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        everything = importlib.metadata.entry_points
+
+        def one_each(**params: Any) -> Any:
+            found = everything(**params)
+            if params.get("group") != GROUP:
+                return found
+            return tuple({entry.name: entry for entry in found}.values())
+
+        importlib.metadata.entry_points = one_each
+
+
+@mutant("CONF-4")
+class PassesOverWhatCanNotBeImported(SimpleDriver):
+    """Is kind to plugins whose imports fail, as many an application is; nobody learns why."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        load = importlib.metadata.EntryPoint.load
+
+        def load_if_possible(entry_point: importlib.metadata.EntryPoint) -> Any:
+            try:
+                return load(entry_point)
+            except ImportError:
+                return None
+
+        importlib.metadata.EntryPoint.load = load_if_possible  # type: ignore[method-assign]
 
 
 def whole(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""DIST: slips between processes."""
+"""DIST: slips between processes; see also `mutants_bells` and `mutants_namespaces`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,26 @@ from typing import Any
 
 import msgspec
 
-from offload import Delivery, Entry, Fetched, Job, StoredDeadLetter, UnknownHandlerError
+from offload import (
+    Delivery,
+    Entry,
+    Fetched,
+    Job,
+    Settlement,
+    State,
+    StoredDeadLetter,
+    UnknownHandlerError,
+    UsageError,
+    Verdict,
+    envelope,
+)
 from offload.config import NAMESPACE, Config
 from offload.job import NAME_PATTERN
+from offload.validation import check_job
 from offload_mutants.drivers import fetches
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
+from offload_sqlite.database import now_ms
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
 
@@ -94,6 +108,67 @@ class RefusesHandlersOfOthers(Wrapper):
         return await super().perform(job)
 
 
+@mutant("DIST-2", "PERF-5", "PERF-6", base="sqlite")
+class PerformsOnlyOnceStarted(Wrapper):
+    """Has its connection made by start alone."""
+
+    base = "sqlite"
+
+    async def perform(self, job: Job) -> str:
+        if self.state is State.NEW:
+            check_job(job, self.limits)
+            raise UsageError("start the worker before you perform")
+        return await super().perform(job)
+
+
+@mutant("DIST-2", "PERF-1", "PERF-6", "DUR-1", base="sqlite")
+class SendsWhenItHasStarted(SqliteDriver):
+    """Collects what is performed for a task that sends it, and that start begins."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._unsent: list[Entry] = []
+        self._is_sending = False
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if self._is_sending:
+            await super().enqueue(entries)
+        else:
+            self._unsent += entries
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        self._is_sending = True
+        while self._unsent:
+            await super().enqueue([self._unsent.pop(0)])
+        return await super().subscribe(queues)
+
+
+@mutant("DIST-3", "CONC-4", "FIFO-1", "FIFO-2", base="sqlite")
+class SharesJobsOutByTheirNumbers(SqliteDriver):
+    """Gives each worker the jobs whose number falls to it, so that no two want the same."""
+
+    async def open(self) -> None:
+        await super().open()
+        store, database = self._store, self._store.database
+
+        def lease_from(session: int, queue: str, limit: int) -> list[Delivery]:
+            query = f"SELECT session FROM {database.worker} WHERE queues = ? ORDER BY session"
+            own = (",".join(self._queues),)
+            crew = [each for (each,) in database.connection.execute(query, own)]
+            mine = (
+                f"seq IN (SELECT seq FROM {database.job} WHERE session = 0 AND queue = ? "
+                "AND seq % ? = ? ORDER BY seq LIMIT ?)"
+            )
+            share = (queue, max(1, len(crew)), crew.index(session) if session in crew else 0)
+            return store._lease_where(session, queue, mine, (*share, limit), limit)
+
+        store._lease_from = lease_from  # type: ignore[method-assign]
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        self._queues = queues
+        return await super().subscribe(queues)
+
+
 @mutant("DIST-3", "CONC-4", base="sqlite")
 class HasOneConsumerAtATime(SqliteDriver):
     """Keeps the order by letting one worker of these queues consume, as long as it lives."""
@@ -154,33 +229,54 @@ def _unpack(body: bytes) -> bytes:
     return b""
 
 
-@mutant("DIST-5", base="sqlite")
-class CutsNamespacesShort(SqliteDriver):
-    """Keeps the first sixteen characters of a namespace."""
-
-    def __init__(self, config: Config) -> None:
-        values = {**config._values, NAMESPACE.name: config[NAMESPACE][:16]}
-        super().__init__(Config(config.address, values))
-
-
-@mutant("DIST-6", base="sqlite")
-class WakesOnlyItself(SqliteDriver):
-    """Tells its own subscription of new jobs, and nobody else."""
+@mutant("DIST-4", base="sqlite")
+class ReadsOnlyWhatIsSigned(SqliteDriver):
+    """Puts a checksum behind what it stores, which nothing had that was stored before."""
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        sessions = self._store.sessions
-        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
-        try:
-            await super().enqueue(entries)
-        finally:
-            del sessions.bells
-        if self._own is not None:
-            self._own._rung.set()
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._own: SqliteSubscription | None = None
+        await super().enqueue(
+            [
+                msgspec.structs.replace(each, body=each.body + zlib.crc32(each.body).to_bytes(4))
+                for each in entries
+            ]
+        )
 
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
-        self._own = await super().subscribe(queues)
-        return self._own
+        def checked(deliveries: Sequence[Delivery]) -> list[Delivery]:
+            return [msgspec.structs.replace(each, body=_checked(each.body)) for each in deliveries]
+
+        return fetches(await super().subscribe(queues), checked)
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        letters = await super().list_dead(limit, after)
+        return [msgspec.structs.replace(each, body=_checked(each.body)) for each in letters]
+
+    async def show_dead(self, job_id: str) -> StoredDeadLetter | None:
+        letter = await super().show_dead(job_id)
+        return letter and msgspec.structs.replace(letter, body=_checked(letter.body))
+
+
+def _checked(body: bytes) -> bytes:
+    return body[:-4] if zlib.crc32(body[:-4]).to_bytes(4) == body[-4:] else b""
+
+
+@mutant("DIST-4", base="sqlite")
+class DropsWhatIsAMonthOld(SqliteDriver):
+    """Takes what was performed a month ago for something that nobody waits for any more."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        subscription = await super().subscribe(queues)
+
+        def recent(deliveries: Sequence[Delivery]) -> list[Delivery]:
+            old = [each for each in deliveries if _is_a_month_old(each.body)]
+            dropped = [Settlement(each, Verdict.ACKNOWLEDGE) for each in old]
+            self._thread.submit(self._store.settle, dropped)
+            return [each for each in deliveries if each not in old]
+
+        return fetches(subscription, recent)
+
+
+def _is_a_month_old(body: bytes) -> bool:
+    with contextlib.suppress(envelope.UndecodableError):
+        return envelope.decode(body).enqueued_at < now_ms() - 30 * 86_400_000
+    return False

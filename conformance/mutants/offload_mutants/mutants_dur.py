@@ -10,7 +10,7 @@ import msgspec
 
 from offload import Delivery, Entry, Settlement, Verdict
 from offload.config import MAX_ATTEMPTS, Config
-from offload_mutants.drivers import fetches
+from offload_mutants.drivers import SettlesSqlite, fetches
 from offload_mutants.registry import mutant
 from offload_sqlite.database import now_ms
 from offload_sqlite.driver import SqliteDriver
@@ -169,6 +169,33 @@ class NeverCountsBeyondTheLastAttempt(SqliteDriver):
         return fetches(await super().subscribe(queues), capped)
 
 
+@mutant("DUR-6", base="sqlite")
+class GivesThePoisonedOneMoreRun(SqliteDriver):
+    """`>` for `>=`, when it looks whether the attempts are used up."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        last = self._config[MAX_ATTEMPTS]
+
+        def one_less(deliveries: Sequence[Delivery]) -> list[Delivery]:
+            return [
+                msgspec.structs.replace(each, attempt=each.attempt - (each.attempt > last))
+                for each in deliveries
+            ]
+
+        return fetches(await super().subscribe(queues), one_less)
+
+
+@mutant("DUR-6", base="sqlite")
+class ThrowsThePoisonedAway(SettlesSqlite):
+    """Deletes what has used up its attempts in crashes: nobody has an error to keep with it."""
+
+    def change(self, settlement: Settlement) -> Settlement:
+        failure = settlement.failure
+        if failure is None or failure.traceback or not failure.attempts:
+            return settlement
+        return msgspec.structs.replace(settlement, verdict=Verdict.ACKNOWLEDGE)
+
+
 @mutant("DUR-7", "DUR-8", base="sqlite", quick=False)
 class NeverExtendsALease(SqliteDriver):
     """Has a lease, and trusts that no handler is slower."""
@@ -209,3 +236,42 @@ class SettlesWithoutAFence(SqliteDriver):
         store._ours = "WHERE seq = ? AND ? AND ?"
         for name in ("_forget", "_release", "_retry", "_bury"):
             setattr(store, name, getattr(store, name).replace(ours, store._ours))
+
+
+class UnfencedFor(SqliteDriver):
+    """Has no fence for one of the verdicts."""
+
+    verdict: Verdict
+
+    async def open(self) -> None:
+        await super().open()
+        store = self._store
+        settle_one, settle_fenced = store._settle_one, dict(vars(store))
+        ours, anybodys = store._ours, "WHERE seq = ? AND ? AND ?"
+
+        def settle(settlement: Settlement, place: int | None = -1) -> bool:
+            names = ("_forget", "_release", "_retry", "_bury")
+            if settlement.verdict is self.verdict:
+                for name in names:
+                    setattr(store, name, settle_fenced[name].replace(ours, anybodys))
+            try:
+                return settle_one(settlement, place)
+            finally:
+                for name in names:
+                    setattr(store, name, settle_fenced[name])
+
+        store._settle_one = settle  # type: ignore[method-assign]
+
+
+@mutant("DUR-8", base="sqlite", quick=False)
+class RetriesWithoutAFence(UnfencedFor):
+    """Looks whose a job is when it has gone well, and not when it has failed."""
+
+    verdict = Verdict.RETRY
+
+
+@mutant("DUR-8", base="sqlite", quick=False)
+class BuriesWithoutAFence(UnfencedFor):
+    """Makes a dead letter of a job by its number alone, whoever has it now."""
+
+    verdict = Verdict.DEAD_LETTER

@@ -30,7 +30,7 @@ from offload_sqlite.subscription import SqliteSubscription
 # -- attempts --------------------------------------------------------------------
 
 
-@mutant("FAIL-1")
+@mutant("FAIL-1", "REG-4")
 class TakesAttemptsForRetries(Wrapper):
     """Runs a job once, and then max_attempts times again, if the handler has its own number."""
 
@@ -84,7 +84,7 @@ class CountsABackoffFromTheStart(Settles):
         return msgspec.structs.replace(settlement, delay_ms=left)
 
 
-@mutant("FAIL-2", "FAIL-9")
+@mutant("FAIL-2", "FAIL-9", "TIME-1")
 class RetriesInWholeSeconds(Settles):
     """Counts a backoff in whole seconds, and rounds it down."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
-from offload import Delivery, Entry
+from offload import Delivery, Entry, Fetched
 from offload.config import Config
 from offload_mutants.drivers import fetches
 from offload_mutants.registry import mutant
 from offload_simple.driver import SimpleDriver
-from offload_simple.memory import Memory
+from offload_simple.memory import Memory, StoredJob
 from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
@@ -68,3 +69,67 @@ class SortsWhatItFindsAtTheStart(SimpleDriver):
             jobs.clear()
             jobs.extend(backlog)
         return await super().subscribe(queues)
+
+
+class _TheNewOnesFirst(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        ready, backlog = self._memory.ready, self.backlog
+        if not any(ready[queue] for queue in self._queues) and backlog:
+            job = backlog.popleft()
+            ready[job.queue].append(job)
+        return await super().fetch(limit)
+
+    backlog: deque[StoredJob]
+
+    async def wait(self, timeout: float) -> None:
+        if not self.backlog:
+            await super().wait(timeout)
+
+
+@mutant("FIFO-2")
+class TakesItsBacklogBehindWhatIsNew(SimpleDriver):
+    """Listens first, and reads what was there before it whenever nothing new comes."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = subscription = _TheNewOnesFirst(self._memory, queues)
+        subscription.backlog = deque()
+        for jobs in self._memory.ready.values():
+            subscription.backlog.extend(jobs)
+            jobs.clear()
+        return subscription
+
+    async def close(self) -> Sequence[str]:
+        if isinstance(self._subscription, _TheNewOnesFirst):
+            while self._subscription.backlog:
+                job = self._subscription.backlog.pop()
+                self._memory.ready[job.queue].appendleft(job)
+        return await super().close()
+
+
+@mutant("FIFO-2", base="sqlite")
+class StoresItOnceMoreWhenItStops(SqliteDriver):
+    """Makes sure that what it has performed is stored, when it stops: it gets new places."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._performed: list[str] = []
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue(entries)
+        self._performed += [each.id for each in entries if not each.delay_ms and not each.at_ms]
+
+    async def close(self) -> Sequence[str]:
+        await self._thread.call(self._store_again)
+        return await super().close()
+
+    def _store_again(self) -> None:
+        database = self._store.database
+        if not self._performed:
+            return
+        with database.errors(), database.transaction():
+            database.connection.executemany(
+                f"UPDATE {database.job} SET seq = (SELECT max(seq) + 1 FROM {database.job}) "
+                "WHERE id = ? AND session = 0",
+                [(job_id,) for job_id in self._performed],
+            )

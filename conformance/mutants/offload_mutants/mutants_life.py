@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import inspect
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from offload import (
     AlreadyRunningError,
     Args,
+    Fetched,
     Job,
     State,
     StopReport,
@@ -21,6 +23,9 @@ from offload.config import CONCURRENCY, Config, read_config
 from offload.job import new_job_id
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
+from offload_simple.driver import SimpleDriver
+from offload_simple.memory import Memory
+from offload_simple.subscription import SimpleSubscription
 
 
 class SeesItsRuns(Wrapper):
@@ -115,6 +120,53 @@ class StartsInTheBackground(Wrapper):
     async def _started(self) -> None:
         if self._starting is not None:
             await self._starting
+
+
+class _OneMoreWithEachJob(SimpleSubscription):
+    def __init__(self, memory: Memory, queues: Sequence[str]) -> None:
+        super().__init__(memory, queues[:1])
+        self._all_queues = queues
+
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        if fetched.deliveries:
+            self._queues = self._all_queues[: len(self._queues) + 1]
+        return fetched
+
+
+@mutant("LIFE-2", "QUE-1", "QUE-3", "TIME-7", "FIFO-1")
+class SubscribesToTheSecondQueueBehindTheFirst(SimpleDriver):
+    """Subscribes to one queue when it starts, and to another when that has brought something."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = _OneMoreWithEachJob(self._memory, queues)
+        return self._subscription
+
+
+class _MissesTheFirst(SimpleSubscription):
+    async def wait(self, timeout: float) -> None:
+        if getattr(self, "_is_awake", False):
+            await super().wait(timeout)
+            return
+        self._arrived = asyncio.get_running_loop().create_future()
+        await self._arrived
+
+    def wake(self) -> None:
+        if not getattr(self, "_is_awake", False):
+            self._is_awake = True  # taken for the ring of its own start
+            return
+        super().wake()
+
+
+@mutant("LIFE-2", "PERF-9", "TIME-2", "TIME-3")
+class NeedsASecondPush(SimpleDriver):
+    """Takes what wakes it for the first time for its own start, and waits for the next."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = _MissesTheFirst(self._memory, queues)
+        return self._subscription
 
 
 @mutant("LIFE-3")

@@ -185,6 +185,45 @@ class ListensNoMoreAfterACut(NetDriver):
         return _LosesItsListener(self, queues)
 
 
+class _WaitsAsItsDriverSays(NetSubscription):
+    async def wait(self, timeout: float) -> None:
+        await asyncio.sleep(min(timeout, self._driver.pause))
+
+
+class Pauses(NetDriver):
+    """A driver with a pause between two looks that its connection may change."""
+
+    pause = POLL
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _WaitsAsItsDriverSays(self, queues)
+
+
+@mutant("DUR-9", base="net", quick=False)
+class ListensAgainOnlyOnce(Pauses):
+    """Makes a new listener when it has lost the first, and none when it has lost that."""
+
+    cuts = 0
+
+    async def disconnect(self) -> None:
+        if self._connection is not None:
+            self.cuts += 1
+            self.pause = POLL if self.cuts < 2 else 60.0
+        await super().disconnect()
+
+
+@mutant("DUR-9", base="net", quick=False)
+class ItsPauseStaysLong(Pauses):
+    """Doubles its pause with each try that fails, and never takes that back."""
+
+    async def connect(self) -> None:
+        try:
+            await super().connect()
+        except BackendUnavailableError:
+            self.pause = min(2 * self.pause, 1.0)
+            raise
+
+
 @mutant("PERF-8", base="net", quick=False)
 class SaysThatNothingWasStored(NetDriver):
     """Takes what raised for not done, though the answer alone may be lost."""

@@ -191,6 +191,38 @@ class ForgetsABatchFromBeforeStart(SimpleDriver):
             await super().enqueue(entries)
 
 
+@mutant("PERF-5", "FIFO-2", "CONC-1", "CONC-2", "CONC-3")
+class BeginsWithAnEmptyQueue(SimpleDriver):
+    """Takes what it finds when it starts for the rest of a run that went wrong."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        if self._subscription is None:
+            self._memory.ready.clear()
+        return await super().subscribe(queues)
+
+
+@mutant("PERF-5")
+class ForgetsWhatIsLaterBeforeStart(SimpleDriver):
+    """Has a timer of its consumer for what is due later, and no consumer before it starts."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if self._subscription is None:
+            entries = [each for each in entries if not each.delay_ms and each.at_ms is None]
+        await super().enqueue(entries)
+
+
+@mutant("PERF-5", "TIME-9", "FIFO-2")
+class KeepsTheLastHundred(SimpleDriver):
+    """`deque(maxlen=100)` for what comes before its start, in case that never comes."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue(entries)
+        if self._subscription is None:
+            for jobs in self._memory.ready.values():
+                while len(jobs) > 100:
+                    jobs.popleft()
+
+
 @mutant("PERF-6", "FAIL-7")
 class SwallowsWhatNobodyHandles(Wrapper):
     """Takes any job, and drops those that it has no handler for."""

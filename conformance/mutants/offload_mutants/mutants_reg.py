@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from offload import Args, DuplicateHandlerError, State, StopReport
+from offload import Args, DuplicateHandlerError, State, StopReport, UsageError
 from offload.config import Config
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
@@ -118,6 +118,35 @@ class KnowsOnlyTheHandlersOfItsStart(Wrapper):
         while self._later:
             self._later.pop()()
         return report
+
+
+@mutant("REG-4", "LIFE-9")
+class TakesNoHandlersWhileItRuns(Wrapper):
+    """Freezes its table at start, so that it can be read from every thread."""
+
+    def register(self, name: str, handler: Any, **options: Any) -> None:
+        if self.state is State.RUNNING:
+            raise UsageError("handlers are registered before start")
+        super().register(name, handler, **options)
+
+
+@mutant("REG-4")
+class TakesLateHandlersForAsync(Wrapper):
+    """Sorts its handlers into `def` and `async def` at start; later ones are never sorted."""
+
+    def change_handler(self, name: str, handler: Any) -> Any:
+        async def await_it(args: Args) -> None:
+            await handler(args)
+
+        return await_it if callable(handler) and self.state is State.RUNNING else handler
+
+
+@mutant("REG-4")
+class ForgetsTheOptionsOfLateHandlers(Wrapper):
+    """Has its options compiled at start: a handler that comes later gets the defaults."""
+
+    def change_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {} if self.state is State.RUNNING else options
 
 
 @mutant("REG-5", "LIFE-6", "LIFE-7", "LIFE-11", "PERF-7", "CONC-2", "CONC-3")

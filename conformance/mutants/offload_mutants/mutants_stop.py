@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import logging
 import os
 from collections.abc import Sequence
@@ -14,12 +15,14 @@ from typing import Any
 
 from offload import (
     AlreadyRunningError,
+    Args,
     Settlement,
     State,
     StopReport,
     Verdict,
 )
 from offload.config import CONCURRENCY, GRACE, Config, read_config
+from offload.job import running_job
 from offload_mutants.mutants_life import SeesItsRuns
 from offload_mutants.mutants_reg import HasATable
 from offload_mutants.registry import mutant
@@ -175,6 +178,48 @@ class StopInAHandlerWaitsForItself(Wrapper):
     """Waits for all handlers, that which has called it included."""
 
     async def stop(self) -> StopReport:
+        stopping = asyncio.create_task(super().stop(), context=contextvars.Context())
+        return await asyncio.shield(stopping)
+
+
+@mutant("LIFE-11")
+class StopInAHandlerIsOnlyNoted(Wrapper):
+    """Answers a handler that it will stop, and leaves the rest to a stop from outside."""
+
+    async def stop(self) -> StopReport:
+        if running_job.get(None) is not None and self.state is State.RUNNING:
+            return StopReport()
+        return await super().stop()
+
+
+@mutant("LIFE-11")
+class StopInAHandlerCountsTheHandler(SeesItsRuns):
+    """Reports the handlers that run to one of them, as if they had finished."""
+
+    async def stop(self) -> StopReport:
+        report = await super().stop()
+        inside = running_job.get(None) is not None
+        return replace(report, finished=self.running) if inside else report
+
+
+_in_a_thread: contextvars.ContextVar[bool] = contextvars.ContextVar("in_a_thread", default=False)
+
+
+@mutant("LIFE-11")
+class StopInADefHandlerWaitsForItself(Wrapper):
+    """Knows a handler that calls it by its task, which one that runs in a thread hasn't."""
+
+    def change_handler(self, name: str, handler: Any) -> Any:
+        def call_it(args: Args) -> None:
+            _in_a_thread.set(True)
+            handler(args)
+
+        is_plain = callable(handler) and not inspect.iscoroutinefunction(handler)
+        return call_it if is_plain else handler
+
+    async def stop(self) -> StopReport:
+        if not _in_a_thread.get():
+            return await super().stop()
         stopping = asyncio.create_task(super().stop(), context=contextvars.Context())
         return await asyncio.shield(stopping)
 

@@ -1,10 +1,11 @@
-"""TIME: slips in scheduling."""
+"""TIME: slips in scheduling; see also `mutants_due`."""
 
 from __future__ import annotations
 
 import heapq
 import math
 import time
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import msgspec
 
 from offload import Entry, InvalidJobError, Job
-from offload.config import Config
+from offload.config import QUEUES, Config
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
-from offload_simple.memory import Memory, StoredJob, now_ms
+from offload_simple.memory import Memory, now_ms
 
 # -- TIME-1: early ---------------------------------------------------------------
 
@@ -131,6 +132,35 @@ class RoundsToTenMilliseconds(SimpleDriver):
         await super().enqueue(rounded_up(entries, 10))
 
 
+@mutant("TIME-10", "TIME-5")
+class SpreadsWhatIsDueTogether(SimpleDriver):
+    """Adds up to eight milliseconds to each delay, so that not all come at once."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue([self._spread(each) for each in entries])
+
+    def _spread(self, entry: Entry) -> Entry:
+        some = zlib.crc32(entry.id.encode()) % 9
+        if entry.at_ms is not None:
+            return msgspec.structs.replace(entry, at_ms=entry.at_ms + some)
+        return msgspec.structs.replace(entry, delay_ms=entry.delay_ms and entry.delay_ms + some)
+
+
+@mutant("TIME-10", "TIME-5")
+class HasCoarserTimersForWhatIsFarther(SimpleDriver):
+    """A wheel of timers: what is farther than a second goes into slots of ten milliseconds."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        await super().enqueue(
+            [
+                rounded_up([each], 10)[0]
+                if each.delay_ms > 1000 or (each.at_ms or 0) > now_ms() + 1000
+                else each
+                for each in entries
+            ]
+        )
+
+
 # -- TIME-3: what is due already -----------------------------------------------------
 
 
@@ -209,6 +239,25 @@ class ForgetsTheDays(Wrapper):
         return await super().perform_in(job, delay)
 
 
+@mutant("TIME-5", "TIME-1")
+class TakesWholeNumbersForMilliseconds(Wrapper):
+    """Has delays in milliseconds where they are ints, as its backend has them."""
+
+    async def perform_in(self, job: Job, delay: timedelta | float) -> str:
+        is_whole = type(delay) is int and 0 < delay < 1_000_000
+        return await super().perform_in(job, delay / 1000 if is_whole else delay)
+
+
+@mutant("TIME-5")
+class PerformsAtInTheDefaultQueue(Wrapper):
+    """Makes the job anew for `perform_at`, and forgets in which queue it was."""
+
+    async def perform_at(self, job: Job, when: datetime) -> str:
+        if isinstance(job, Job) and job.queue in self.config[QUEUES]:
+            job = Job(job.handler, job.args, self.config[QUEUES][0])
+        return await super().perform_at(job, when)
+
+
 @mutant("TIME-6")
 class RefusesTheLongest(Wrapper):
     """`>=` for `>`."""
@@ -227,49 +276,6 @@ class CutsWhatIsTooFar(Wrapper):
         if isinstance(delay, timedelta):
             delay = min(delay, self.limits.max_delay)
         return await super().perform_in(job, delay)
-
-
-# -- TIME-7, TIME-9: the jobs that wait ------------------------------------------------
-
-
-class _Line(Memory):
-    def _push(self, job: StoredJob) -> None:
-        self.scheduled.append((job.due_ms, next(self._sequence), job))
-
-    def promote(self) -> None:
-        while self.scheduled and self.scheduled[0][0] <= now_ms():
-            job = self.scheduled.pop(0)[2]
-            self.ready[job.queue].append(job)
-
-
-@mutant("TIME-7")
-class LooksAtTheFirstInLine(SimpleDriver):
-    """Delays are a queue of messages that expire, seen only at its head."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._memory = _Line()
-
-
-class _Hundred(Memory):
-    def promote(self) -> None:
-        now = now_ms()
-        for _ in range(100):
-            if not self.scheduled or self.scheduled[0][0] > now:
-                return
-            job = heapq.heappop(self.scheduled)[2]
-            self.ready[job.queue].append(job)
-        while self.scheduled and self.scheduled[0][0] <= now:
-            heapq.heappop(self.scheduled)
-
-
-@mutant("TIME-9")
-class MovesAHundredAndDeletesAll(SimpleDriver):
-    """`INSERT … LIMIT 100`, and then a `DELETE` of all that is due."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self._memory = _Hundred()
 
 
 # -- TIME-8: zones -------------------------------------------------------------------

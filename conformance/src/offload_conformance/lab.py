@@ -216,8 +216,9 @@ class Lab(Needs):
         """Perform so many jobs in one call, and record it with its answer."""
         args = {"tag": tag} if do is None else {"tag": tag, "do": do}
         name = f"perform_many {tag}"
+        asked_ms = time.time_ns() / 1e6
         ids = await self.call(name, worker.perform_many([Job(handler, args, queue)] * count))
-        self.history.add("accepted", call=name, tag=tag, ids=ids)
+        self.history.add("accepted", call=name, tag=tag, ids=ids, asked_ms=asked_ms)
         return list(ids)
 
     async def perform_all(self, worker: Worker, tag: str, count: int, **job: Any) -> list[str]:

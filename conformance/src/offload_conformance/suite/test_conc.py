@@ -108,9 +108,13 @@ async def test_CONC_3_a_stuck_handler_costs_one_slot(lab: Lab, handler: str) -> 
     await worker.start()
     await lab.perform(worker, "stuck", do=HOLD, handler=handler)
     await lab.until_started(1, "stuck")
-    await lab.perform_many(worker, "others", 20)
-    await lab.perform(worker, "others", delay=0.01)
-    await lab.until_ended(21, "others")
+    await lab.perform_many(worker, "others", 200)
+    # One by one too, and for as long as it might take to notice that a handler is stuck.
+    await lab.perform(worker, "others", delay=0.3)
+    await lab.until_ended(201, "others")
+    for number in range(202, 222):
+        await lab.perform(worker, "others")
+        await lab.until_ended(number, "others")
     lab.check("each_once")
     lab.equal("runs of the stuck one that ended", 0, lab.ends("stuck"))
 
@@ -145,4 +149,20 @@ async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab) -> None:
     lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
     lab.stage.open("hold")
     await lab.until_ended(502)
+    lab.check("each_once")
+
+
+async def test_CONC_4_nor_what_it_performs_itself(lab: Lab) -> None:
+    lab.need("distributed")
+    busy, idle = lab.worker(concurrency=2), lab.worker(concurrency=2)
+    await busy.start()
+    await lab.perform_many(busy, "stuck", 2, do=HOLD)
+    await lab.until_started(2, "stuck")
+    await idle.start()
+    await lab.perform_many(busy, "waiting", 380)
+    await lab.perform_all(busy, "waiting", 20)
+    await lab.until_ended(200, "waiting")
+    lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
+    lab.stage.open("hold")
+    await lab.until_ended(402)
     lab.check("each_once")

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -80,10 +81,28 @@ async def test_CONF_2_an_unknown_scheme_lists_the_installed_ones(lab: Lab) -> No
     schemes = {*installed, urlsplit(lab.url).scheme}
     missing = sorted(scheme for scheme in schemes if f"{scheme}://" not in text)
     lab.equal("installed schemes that aren't in the error", [], missing)
-    for scheme in sorted(FIRST_PARTY - installed):
+
+
+async def test_CONF_2_a_known_one_is_told_how_to_install(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    offload.connect(lab.make_url())
+    own: str = urlsplit(lab.url).scheme
+    everything: Any = importlib.metadata.entry_points
+
+    def own_alone(**params: Any) -> Any:
+        """As on a host where nothing else is installed."""
+        found = everything(**params)
+        if params.get("group") != GROUP:
+            return found
+        return importlib.metadata.EntryPoints(each for each in found if each.name == own)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", own_alone)
+    monkeypatch.syspath_prepend(tmp_path)  # what was found on another path is forgotten
+    for scheme in sorted(FIRST_PARTY - {own})[:3]:  # as many for an adapter of the first party
         text = await told(lab, f"connect to {scheme}", f"{scheme}://host")
-        part = f"pip install 'offload[{scheme}"
-        lab.check("contains", what=f"the error for {scheme}", part=part, actual=text)
+        lab.check("contains", what="the error", part=f"{own}://", actual=text)
+        lab.check("contains", what="the error", part=f"pip install 'offload[{scheme}", actual=text)
 
 
 async def told(lab: Lab, name: str, url: str) -> str:
@@ -172,6 +191,46 @@ async def test_CONF_4_the_other_schemes_still_work(lab: Lab) -> None:
     alone = load_the_others(lab, connects=False)
     beside = load_the_others(lab, connects=True)
     lab.equal("the other schemes that work beside it", alone, beside)
+
+
+UNLOADABLE = {
+    "kit_missing": "import kit_no_such_module",
+    "kit_raising": "raise RuntimeError('the kit wants it so')",
+}
+"""Modules of adapters that can't be loaded, and what is in them."""
+
+
+def install(folder: Path, distribution: str, scheme: str, module: str) -> None:
+    """Make a distribution that offers an adapter for a scheme."""
+    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{scheme} = {module}\n")
+
+
+async def test_CONF_4_what_is_wrong_with_others_is_told(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    twins = ("kit-one-of-two", "kit-other-of-two")
+    for twin in twins:
+        install(tmp_path, twin, "kit-twice", "offload_conformance")
+    for module, content in UNLOADABLE.items():
+        (tmp_path / f"{module}.py").write_text(content)
+        install(tmp_path, f"kit-brings-{module}", module.replace("_", "-"), module)
+    monkeypatch.syspath_prepend(tmp_path)
+    offload.connect(lab.make_url())
+    text = await told(lab, "connect where two offer", "kit-twice://")
+    for twin in twins:
+        lab.check("contains", what="the error", part=twin, actual=text)
+    for module, cause in (("kit_missing", "kit_no_such_module"), ("kit_raising", "wants it so")):
+        scheme = module.replace("_", "-")
+        text = await told(lab, f"connect to {scheme}", f"{scheme}://")
+        # A name with dashes may be told with underscores.
+        named = text.replace("_", "-")
+        part = f"kit-brings-{scheme}"
+        lab.check("contains", what="the error", part=part, actual=named)
+        lab.check("contains", what="the error", part=cause, actual=text)
+    lab.equal("the state of a new worker", "new", offload.connect(lab.make_url()).state.value)
 
 
 async def test_CONF_5_no_password_is_shown(lab: Lab) -> None:

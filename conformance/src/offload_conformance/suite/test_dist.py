@@ -103,17 +103,18 @@ async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -
 
 
 async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> None:
+    """All of it, but for a bounded prefetch of the busy one: 100 jobs for its one slot."""
     busy, idle = lab.worker(concurrency=1), lab.worker(concurrency=1)
     await busy.start()
     await lab.perform(busy, "long", do={"*": [["gate", "long"]]})
     await lab.until_started(1, "long")
-    for _ in range(30):
-        await lab.perform(busy, "backlog")
+    await lab.perform_all(busy, "backlog", 30)
+    await lab.perform_many(busy, "backlog", 270)
     await idle.start()
-    await lab.until_ended(1, "backlog")
-    lab.check("ran_on", tag="backlog", worker=lab.troupe(idle).name, least=1)
+    await lab.until_ended(200, "backlog")
+    lab.check("ran_on", tag="backlog", worker=lab.troupe(idle).name, least=200)
     lab.stage.open("long")
-    await lab.until_ended(30, "backlog")
+    await lab.until_ended(300, "backlog")
     lab.check("each_once")
 
 

@@ -298,13 +298,16 @@ async def until_ended(lab: Lab, tag: str, longest: float) -> None:
 
 
 @pytest.mark.slow
-async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("end", [[], ["retry", 0.01], ["reject", "too late"]], ids=repr)
+async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab, end: list[Any]) -> None:
+    """Whatever its verdict is."""
     lab.need("distributed")
     options, lease = lab.lease
     other = lab.worker(**options)
     # It blocks, so that on waking its run ends before anything can be told to it.
+    frozen_does: list[list[Any]] = [["block", 1.5], *([end] if end else [])]
     taken: list[list[Any]] = [["gate", "taken"], ["retry", 0.05]]
-    do: dict[str, list[list[Any]]] = {"1": [["block", 1.5]], "2": taken, "3": []}
+    do: dict[str, list[list[Any]]] = {"1": frozen_does, "2": taken, "3": []}
     async with lab.process(queues="default,own", **options) as frozen:
         await lab.perform(other, "contested", do=do)
         await lab.until_started(1, "contested")
@@ -317,8 +320,14 @@ async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
         for number in range(3):
             await lab.perform(other, f"own {number}", queue="own")
             await lab.until_ended(1, f"own {number}")
+        # What it retried would have come by now.
+        await lab.perform(other, "past its own", delay=0.3)
+        await lab.until_ended(1, "past its own")
+        lab.equal("the runs while another has it", 2, lab.runs("contested"))
         # Had it settled the job, there would be nothing left to retry.
         lab.stage.open("taken")
         await lab.perform(other, "past the retry", delay=0.5)
         await lab.until_ended(1, "past the retry")
+        if lab.claims.dead_letters:
+            lab.equal("the dead letters", 0, len(await other.dead_letters.list()))
         lab.check("attempts", tag="contested", expected=[1, 2, 3])

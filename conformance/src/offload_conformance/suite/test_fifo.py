@@ -55,13 +55,18 @@ async def test_FIFO_2_in_the_order_of_what_was_performed_before_the_start(lab: L
 
 
 async def test_FIFO_2_over_a_performer_that_has_stopped(lab: Lab) -> None:
+    """Several perform in turn, and they stop in another order than that."""
     worker = lab.worker(concurrency=1)
-    for number in range(3):
-        # Where it alone could run what it leaves, it stays.
-        performer = lab.worker() if lab.claims.distributed else worker
-        await perform_mixed(lab, performer, (1, 40, 1), f"of {number}")
-        if performer is not worker:
-            await performer.stop()
+    # Where it alone could run what it leaves, it stays.
+    performers = [lab.worker() for _ in range(3)] if lab.claims.distributed else [worker]
+    for number, performer in enumerate(performers * 2):
+        await perform_mixed(lab, performer, (1, 20, 1), f"of {number}")
+    first, *others = performers
+    for performer in reversed(others):
+        await performer.stop()
+        await lab.perform(first, "since then")
+    if first is not worker:
+        await first.stop()
     await worker.start()
-    await lab.until_ended(3 * 42)
+    await lab.until_ended(len(performers) * 2 * 22 + len(others))
     lab.check("in_order_of_performs")

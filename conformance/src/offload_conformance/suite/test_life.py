@@ -54,15 +54,19 @@ async def test_LIFE_1_the_state_can_be_read(lab: Lab) -> None:
     state_is(lab, "after stop", worker, State.STOPPED)
 
 
-async def test_LIFE_2_start_returns_when_it_takes_jobs(lab: Lab) -> None:
-    worker = lab.worker()
+@pytest.mark.parametrize("queue", ["default", "second"])
+@pytest.mark.parametrize("idle", [0.0, 0.05], ids=["at once", "when idle"])
+async def test_LIFE_2_start_returns_when_it_takes_jobs(lab: Lab, idle: float, queue: str) -> None:
+    """Whichever of its queues it is that brings the first job, and when."""
+    worker = lab.worker(queues="default,second")
     await worker.start()
     state_is(lab, "when start has returned", worker, State.RUNNING)
-    await lab.perform(worker, "first")
+    await asyncio.sleep(idle)
+    await lab.perform(worker, "first", queue=queue)
     await lab.until_ended(1)
     # Now it is idle: one job at a time, each without a push from another.
     for number in range(5):
-        await lab.perform(worker, f"later-{number}")
+        await lab.perform(worker, f"later-{number}", queue=queue)
         await lab.until_ended(1, f"later-{number}")
     lab.check("each_once")
 

@@ -166,10 +166,15 @@ async def test_LIFE_11_stop_inside_a_handler(lab: Lab, handler: str) -> None:
     lab.check("ended_as", tag="stops", expected=["returned"])
     reports = [event.what["report"] for event in lab.history.named("stop_returned")]
     lab.equal("the report inside the handler", [repr(StopReport())], reports)
+    await lab.until("the worker to stop, since a handler said so", lambda: is_stopped(worker))
     await lab.stop(worker)
     await worker.start()
     await lab.fence(worker)
     lab.check("each_once")
+
+
+async def is_stopped(worker: Worker) -> bool:
+    return worker.state is State.STOPPED
 
 
 async def test_LIFE_12_a_cancelled_stop_is_finished_by_a_second(lab: Lab) -> None:

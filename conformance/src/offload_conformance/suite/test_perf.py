@@ -222,10 +222,11 @@ async def test_PERF_5_performed_before_start(lab: Lab) -> None:
     await lab.perform(worker, "early")
     await lab.perform(worker, "early", handler="act-plain")
     await lab.perform(worker, "early", delay=0.01)
-    await lab.perform_many(worker, "early", 3)
+    await lab.perform_many(worker, "early", 300)
+    await lab.perform_all(worker, "early", 30)
     lab.equal("the state", State.NEW.value, worker.state.value)
     await worker.start()
-    await lab.until_ended(6)
+    await lab.until_ended(333)
     await lab.fence(worker)
     lab.check("each_once")
 

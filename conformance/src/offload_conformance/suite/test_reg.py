@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from offload import Args, DuplicateHandlerError, Worker
-from offload_conformance.lab import Lab
+from offload_conformance.lab import SOON, Lab
 
 pytestmark = pytest.mark.asyncio
 
@@ -84,6 +84,24 @@ async def test_REG_4_registering_while_it_runs(lab: Lab) -> None:
     lab.check("each_once")
     lab.check("ended_as", tag="first", expected=["returned"])
     lab.check("ended_as", tag="second", expected=["returned"])
+
+
+@pytest.mark.parametrize("kind", ["act", "act_plain"])
+async def test_REG_4_with_all_that_goes_with_it(lab: Lab, kind: str) -> None:
+    """As it is registered: `def` or `async def`, and with its own options."""
+    worker = lab.worker()
+    await worker.start()
+    worker.register("late", getattr(lab.troupe(worker), kind), max_attempts=2, backoff=SOON)
+    await lab.perform(worker, "good", handler="late")
+    await lab.perform(worker, "bad", handler="late", do={"*": [["raise", "as it should"]]})
+    await lab.until_ended(2, "bad")
+    for letter in await lab.until_dead(worker, 1):
+        lab.equal("the attempts of the dead letter", 2, letter.attempts)
+    # Later than any retry.
+    await lab.perform(worker, "past it", handler="late", delay=0.3)
+    await lab.until_ended(1, "past it")
+    lab.check("attempts", tag="good", expected=[1])
+    lab.check("attempts", tag="bad", expected=[1, 2])
 
 
 async def test_REG_5_a_def_handler_that_blocks_stops_no_other(lab: Lab) -> None:

@@ -220,15 +220,18 @@ async def test_TIME_4_no_time_at_all(lab: Lab) -> None:
 
 
 async def test_TIME_5_in_is_at_now_and_the_delay(lab: Lab) -> None:
-    worker = lab.worker()
+    worker = lab.worker(queues="default,other")
     await worker.start()
-    for delay in (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700)):
-        await lab.perform(worker, "in", delay=delay)
-    await lab.perform(worker, "at", at=now() + milliseconds(40))
+    delays = (0.04, milliseconds(40), 0.0557, timedelta(microseconds=55_700), 1, timedelta(0, 1))
+    for delay in delays:
+        await lab.perform(worker, "in", delay=delay, queue="other")
+    await lab.perform(worker, "at", at=now() + milliseconds(40), queue="other")
     for delay in (timedelta(days=1), timedelta(weeks=1), timedelta(hours=1)):
         if delay <= lab.limits.max_delay:
             await lab.perform(worker, "far", delay=delay)
-    await lab.until_started(5)
+    await lab.until_started(len(delays) + 1)
+    ran = sorted({run.what["queue"] for run in lab.history.named("started")})
+    lab.equal("the queues in which they ran", ["other"], ran)
     await lab.fence(worker)
     lab.check("never_early")
     lab.check("due_as_asked", slack_ms=ABOUT_MS)
@@ -276,18 +279,25 @@ async def check_scheduled(lab: Lab, worker: Worker, expected: int) -> None:
         lab.equal("the scheduled jobs", expected, sum(known))
 
 
-async def test_TIME_7_due_order(lab: Lab) -> None:
+@pytest.mark.parametrize("fell_due", ["while it runs", "before it starts"])
+async def test_TIME_7_due_order(lab: Lab, fell_due: str) -> None:
     worker = lab.worker(concurrency=1)
     tags: list[str] = []
+    step = milliseconds(60)
 
     async def perform(due: datetime) -> None:
         tags[:] = [f"{word} of {due:%S.%f}" for word in ("first", "second", "third")]
         for place in (2, 0, 1):
-            await lab.perform(worker, tags[place], at=due + place * milliseconds(30))
+            await lab.perform(worker, tags[place], at=due + place * step)
 
     await lab.perform(worker, "an hour", delay=3600)
     await ahead_of_time(perform)
+    if fell_due == "before it starts":
+        last = max(e.what["due_ms"] for e in lab.history.named("accepted")[1:])
+        await asyncio.sleep((last - now().timestamp() * 1000) / 1000 + 0.05)
     await worker.start()
+    await lab.until_started(1, tags[0])
+    await lab.until_started(1, tags[1])
     await lab.until_started(1, tags[2])
     lab.check("in_order", tags=tags)
     lab.check("never_ran", tag="an hour")
@@ -381,10 +391,10 @@ async def test_TIME_9_a_thousand_at_one_instant(lab: Lab) -> None:
 async def test_TIME_10_to_the_millisecond(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
-    for number in (1, 2, 3, 14, 15, 33, 38, 51, 57, 76.2, 76.9):
+    for number in (1011.3, 1307, 1, 2, 3, 14, 15, 33, 38, 51, 57, 76.2, 76.9):
         await lab.perform(worker, "in", delay=number / 1000)
         await lab.perform(worker, "in", delay=milliseconds(number))
         await lab.perform(worker, "at", at=now() + milliseconds(number))
-    await lab.until_started(33)
+    await lab.until_started(39)
     lab.check("never_early")
     lab.check("due_as_asked", slack_ms=SLACK_MS)

@@ -8,6 +8,7 @@ the beginning of its wait.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -22,17 +23,34 @@ pytestmark = pytest.mark.asyncio
 JOBS = 40
 PHASE = 0.0007
 """Seconds by which each job comes later after the end of the last one than that before it."""
+OUTAGE = 1.0
+"""Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
 """Jobs after a cut that may still find a part of the way closed."""
 BUSY_HOST_MS = 150.0
 """What one job in ten may take longer: the host has other work now and then."""
 
 
-async def perform_when_idle(lab: Lab, performer: Worker, tag: str, count: int = JOBS) -> None:
-    """Perform jobs one by one, each when the last has ended; state how soon they must begin."""
-    for number in range(1, count + 1):
-        await lab.perform(performer, tag)
-        await lab.until_ended(number, tag)
+async def perform_when_idle(
+    lab: Lab,
+    performer: Worker,
+    tag: str,
+    count: int = JOBS,
+    queues: Sequence[str] = ("default",),
+) -> None:
+    """Perform jobs, each when the last has ended; state how soon they must begin.
+
+    They go to the queues in turn, and every third time there are two of them in one call.
+    """
+    performed = 0
+    for number in range(count):
+        queue = queues[number // 3 % len(queues)]
+        if number % 3 == 2:
+            await lab.perform_many(performer, tag, 2, queue=queue)
+        else:
+            await lab.perform(performer, tag, queue=queue)
+        performed += 1 + (number % 3 == 2)
+        await lab.until_ended(performed, tag)
         await asyncio.sleep(number % 10 * PHASE)
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag=tag, limit_ms=limit_ms)
@@ -40,18 +58,36 @@ async def perform_when_idle(lab: Lab, performer: Worker, tag: str, count: int = 
 
 
 async def test_PERF_9_woken_by_its_own_process(lab: Lab) -> None:
-    worker = lab.worker()
+    worker = lab.worker(queues="default,other")
     await worker.start()
     await lab.fence(worker)
-    await perform_when_idle(lab, worker, "own")
+    await perform_when_idle(lab, worker, "own", queues=("default", "other"))
     lab.check("each_once")
 
 
 async def test_DIST_6_woken_by_another_worker(lab: Lab) -> None:
-    worker, performer = lab.worker(), lab.worker(puppets=False)
+    worker, performer = lab.worker(queues="default,other"), lab.worker(puppets=False)
     await worker.start()
     await lab.fence(worker)
+    await perform_when_idle(lab, performer, "other", queues=("default", "other"))
+    lab.check("each_once")
+
+
+async def test_DIST_6_woken_beside_busy_ones(lab: Lab) -> None:
+    """Whoever else waits for jobs of this queue has no slot for them."""
+    performer = lab.worker(puppets=False)
+    workers = [lab.worker(concurrency=1) for _ in range(3)]
+    for number, worker in enumerate(workers, 1):
+        await worker.start()
+        await lab.perform(performer, "held", do={"*": [["gate", "busy"]]})
+        await lab.until_started(number, "held")
+    idle = lab.worker()
+    await idle.start()
+    await lab.fence(idle)
     await perform_when_idle(lab, performer, "other")
+    lab.check("ran_on", tag="other", worker=lab.troupe(idle).name, least=JOBS)
+    lab.stage.open("busy")
+    await lab.until_ended(3, "held")
     lab.check("each_once")
 
 
@@ -75,11 +111,18 @@ async def test_DUR_9_woken_again_after_a_cut(lab: Lab) -> None:
         worker, performer = lab.worker(through=proxy), lab.worker(puppets=False)
         await worker.start()
         await lab.fence(worker)
-        proxy.reset()
-        # The first ones wait for whichever of its connections comes back last.
-        for number in range(1, RECONNECTING + 1):
-            await lab.perform(performer, "after the cut")
-            await lab.until_ended(number, "after the cut", reconnect.total_seconds() + DEADLINE)
-        await perform_when_idle(lab, performer, "woken", JOBS // 2)
+        for cut in ("cut", "cut for a while", "cut once more"):
+            if cut == "cut for a while":
+                proxy.refuse()
+                await asyncio.sleep(OUTAGE)
+                await proxy.heal()
+            else:
+                proxy.reset()
+            # The first ones wait for whichever of its connections comes back last.
+            for number in range(1, RECONNECTING + 1):
+                await lab.perform(performer, f"first after {cut}")
+                ended = reconnect.total_seconds() + DEADLINE
+                await lab.until_ended(number, f"first after {cut}", ended)
+            await perform_when_idle(lab, performer, f"woken after {cut}", JOBS // 2)
+            lab.check("each_ran", tag=f"woken after {cut}")
         await worker.stop()  # while there is a way to its backend
-        lab.check("each_ran", tag="woken")
