@@ -9,7 +9,7 @@ import offload_simple
 import offload_sqlite
 from offload import Adapter, Claims, Driver, Limits, Worker
 from offload.config import Config
-from offload_mutants import net_driver
+from offload_mutants import net_driver, sql_driver
 
 Make = Callable[[Config], Driver | Worker]
 
@@ -17,6 +17,7 @@ BASES = {
     "simple": offload_simple.ADAPTER,
     "sqlite": offload_sqlite.ADAPTER,
     "net": net_driver.ADAPTER,
+    "sql": sql_driver.ADAPTER,
 }
 
 
