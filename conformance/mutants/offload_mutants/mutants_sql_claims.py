@@ -1,0 +1,468 @@
+"""Slips in the SQL that stores jobs and hands them out: names, order, due times, who takes what."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from offload import Delivery, Entry, Fetched
+from offload.config import Config
+from offload_mutants.registry import mutant
+from offload_mutants.sql_driver import SqlDriver, SqlSubscription
+from offload_mutants.sql_tables import SCHEMA
+from offload_mutants.wrapper import Wrapper
+
+# Names.
+
+
+@mutant("QUE-1", "QUE-2", base="sql")
+class MatchesQueuesWithLike(SqlDriver):
+    """`queue LIKE ?`, where `_` in a name stands for any character."""
+
+    of_queue = "namespace = ? AND queue LIKE ?"
+
+
+@mutant("QUE-1", "QUE-2", base="sql")
+class ComparesQueuesWithoutCase(SqlDriver):
+    """Has the default collation of its database, to which `Mail` and `mail` are equal."""
+
+    of_queue = "namespace = ? AND queue = ? COLLATE NOCASE"
+
+
+@mutant("QUE-1", "QUE-2", base="sql")
+class FindsTheQueueInsideAName(SqlDriver):
+    """Joins the names of its queues and searches in them, so that `mailing` brings `mail` too."""
+
+    of_queue = "namespace = ? AND instr(?, queue)"
+
+
+@mutant("DIST-5", base="sql")
+class JoinsNamespaceAndQueue(SqlDriver):
+    """Compares `namespace-queue`: `a` with `b-c` is `a-b` with `c`."""
+
+    of_queue = "namespace || '-' || queue = ? || '-' || ?"
+
+
+@mutant("DIST-5", base="sql")
+class ComparesNamespacesWithoutCase(SqlDriver):
+    """Has the default collation of its database, in the column of the namespace."""
+
+    of_queue = "namespace = ? COLLATE NOCASE AND queue = ?"
+
+
+@mutant("DIST-5", base="sql")
+class FindsDeadLettersOfOthersById(SqlDriver):
+    """Lists its own dead letters, and shows, requeues and discards whose id it is given."""
+
+    of_letter = "? IS NOT NULL AND id = ?"
+
+
+# Order.
+
+
+@mutant("TIME-7", base="sql")
+class TakesThemInTheOrderOfTheirRows(SqlDriver):
+    """`WHERE due <= now ORDER BY id`: of those that are due, the first to be stored is first."""
+
+    order = "seq"
+
+    def claim(self, owner: str, queue: str, limit: int) -> list[Delivery]:
+        return sorted(super().claim(owner, queue, limit), key=lambda each: each.receipt[0])
+
+
+@mutant("TIME-7", base="sql")
+class FiltersAfterItsLimit(SqlDriver):
+    """Takes the first rows of a queue, and of these the ones that are due."""
+
+    def claim(self, owner: str, queue: str, limit: int) -> list[Delivery]:
+        now = self.now()
+        first = self.db.execute(
+            f"SELECT seq, due_ms FROM jobs WHERE {self.of_queue} AND lease_ms <= ? "
+            "ORDER BY seq LIMIT ?",
+            (self.namespace, queue, now, limit),
+        ).fetchall()
+        due = [str(seq) for seq, due_ms in first if due_ms <= now]
+        rows = self.db.execute(
+            "UPDATE jobs SET owner = ?, attempt = attempt + 1, lease_ms = ? "
+            f"WHERE seq IN ({', '.join(due)}) RETURNING due_ms, seq, id, queue, body, attempt",
+            (owner, self.lease_end()),
+        ).fetchall()
+        return [self.delivery(owner, row) for row in sorted(rows)]
+
+
+@mutant("QUE-3", base="sql")
+class AsksForAllQueuesAtOnce(SqlDriver):
+    """`WHERE queue IN (…) ORDER BY due LIMIT n`: the fullest queue comes first, to its end."""
+
+    def fetch(self, owner: str, queues: Sequence[str], limit: int) -> list[Delivery]:
+        def oldest(queue: str) -> int:
+            found: int | None = self.db.execute(
+                f"SELECT MIN(due_ms) FROM jobs WHERE {self.of_queue} AND lease_ms <= ?",
+                (self.namespace, queue, self.now()),
+            ).fetchone()[0]
+            return found or 0
+
+        with_jobs = sorted(filter(self.has_work, queues), key=oldest)
+        found: list[Delivery] = []
+        with self.transaction():
+            for queue in with_jobs:
+                found += self.claim(owner, queue, limit - len(found))
+        return found
+
+
+@mutant("FIFO-2", base="sql")
+class GivesBackToTheEnd(SqlDriver):
+    """Stamps what a stopping worker gives back with the time, which is behind what waited."""
+
+    def release(self, receipt: Any) -> bool:
+        return self.changes(
+            "UPDATE jobs SET owner = NULL, lease_ms = 0, attempt = attempt - 1, due_ms = ? "
+            f"WHERE {self.fence}",
+            (self.now(), *receipt),
+        )
+
+
+# Due times.
+
+
+@mutant("TIME-6", base="sql")
+class EndsIn2038(SqlDriver):
+    """Keeps the seconds of a due time in 32 bits, with a sign."""
+
+    def due(self, entry: Entry, now: int) -> int:
+        seconds, ms = divmod(super().due(entry, now), 1000)
+        return ((seconds + 2**31) % 2**32 - 2**31) * 1000 + ms
+
+
+@mutant("TIME-3", base="sql")
+class HasNoSign(SqlDriver):
+    """Keeps an instant in a column without a sign: one before 1970 is far in the future."""
+
+    def due(self, entry: Entry, now: int) -> int:
+        if entry.at_ms is not None and entry.at_ms < 0:
+            return entry.at_ms % 2**62
+        return super().due(entry, now)
+
+
+@mutant("TIME-10", "TIME-5", base="sql")
+class KeepsHundredthsOfASecond(SqlDriver):
+    """`DECIMAL(12, 2)` seconds, rounded up so that nothing is early."""
+
+    def due(self, entry: Entry, now: int) -> int:
+        return -(-super().due(entry, now) // 10) * 10
+
+
+@mutant("TIME-5", "TIME-2", "TIME-10", base="sql")
+class CountsIntervalsInSeconds(SqlDriver):
+    """`now() + INTERVAL ? SECOND` for a delay, rounded up; an instant is kept as it is."""
+
+    def due(self, entry: Entry, now: int) -> int:
+        seconds = -(-entry.delay_ms // 1000)
+        return super().due(msgspec.structs.replace(entry, delay_ms=seconds * 1000), now)
+
+
+@mutant("TIME-9", "TIME-7", base="sql")
+class KeepsOneJobForEachInstant(SqlDriver):
+    """Has a unique index on queue and due time, and `INSERT OR REPLACE`."""
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.delay_ms or entry.at_ms is not None:
+                self.db.execute(
+                    f"DELETE FROM jobs WHERE {self.of_queue} AND due_ms = ? AND due_ms > ?",
+                    (self.namespace, entry.queue, self.due(entry, self.now()), self.now()),
+                )
+            super().store([entry])
+
+
+class _UntilTheNextInstant(SqlSubscription):
+    next_due_ms: int | None = None
+
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        self.next_due_ms = await self.driver.call(self.look, self.driver.now())
+        return msgspec.structs.replace(fetched, next_due_ms=self.next_due_ms)
+
+    def look(self, now: int) -> int | None:
+        driver = self.driver
+        due = [
+            driver.db.execute(
+                f"SELECT MIN(due_ms) FROM jobs WHERE {driver.of_queue} AND due_ms > ?",
+                (driver.namespace, queue, now),
+            ).fetchone()[0]
+            for queue in self.queues
+        ]
+        return min((each - now for each in due if each is not None), default=None)
+
+    async def wait(self, timeout: float) -> None:
+        self.driver.poll = 60 if self.next_due_ms is None else self.next_due_ms / 1000
+        await super().wait(timeout)
+
+
+@mutant("DUR-2", "DUR-1", "DUR-6", "DIST-6", base="sql")
+class SleepsUntilTheNextIsDue(SqlDriver):
+    """Looks when the next job is due or its bell rings, and not when a lease has run out."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        self.subscription = _UntilTheNextInstant(self, queues)
+        return self.subscription
+
+
+# Looking for work.
+
+
+@mutant("DIST-6", base="sql")
+class LooksLessAndLessOften(SqlDriver):
+    """Doubles its interval for as long as it finds nothing, up to half a second."""
+
+    def fetch(self, owner: str, queues: Sequence[str], limit: int) -> list[Delivery]:
+        found = super().fetch(owner, queues, limit)
+        self.poll = 0.01 if found else min(self.poll * 2, 0.5)
+        return found
+
+
+class _ClearsLate(SqlSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        self.arrived.clear()
+        return fetched
+
+
+@mutant("PERF-9", "DIST-6", "LIFE-2", base="sql")
+class ClearsTheBellAfterItsLook(SqlDriver):
+    """Forgets what has arrived during its look, until the next one in two seconds."""
+
+    poll = 2.0
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        self.subscription = _ClearsLate(self, queues)
+        return self.subscription
+
+
+class _WaitsOnTheConnection(SqlSubscription):
+    async def wait(self, timeout: float) -> None:
+        await self.driver.call(self.arrived_soon)
+
+    def arrived_soon(self) -> None:
+        for _ in range(20):
+            if any(self.driver.has_work(queue) for queue in self.queues):
+                return
+            time.sleep(0.01)
+
+
+@mutant("PERF-9", "DIST-6", base="sql")
+class WaitsOnItsOnlyConnection(SqlDriver):
+    """Blocks the connection with which it performs while it waits for jobs, up to 0.2 s."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        self.subscription = _WaitsOnTheConnection(self, queues)
+        return self.subscription
+
+
+@mutant("LIFE-2", base="sql")
+class LooksWhenAnotherHasCommitted(SqlDriver):
+    """`PRAGMA data_version`, which doesn't change by what its own connection commits."""
+
+    version = -1
+
+    def fetch(self, owner: str, queues: Sequence[str], limit: int) -> list[Delivery]:
+        (version,) = self.db.execute("PRAGMA data_version").fetchone()
+        if version == self.version:
+            return []
+        found = super().fetch(owner, queues, limit)
+        if len(found) < limit:
+            self.version = version
+        return found
+
+
+@mutant("PERF-5", "FIFO-2", "LIFE-9", "DUR-1", base="sql")
+class BeginsBehindWhatIsThere(SqlDriver):
+    """Takes the last row for its position when it subscribes, as one who listens for events."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        last = await self.call(self.last)
+        self.of_queue = f"namespace = ? AND queue = ? AND seq > {last}"
+        return await super().subscribe(queues)
+
+    def last(self) -> int:
+        found: int = self.db.execute("SELECT IFNULL(MAX(seq), 0) FROM jobs").fetchone()[0]
+        return found
+
+
+@mutant("DIST-2", "PERF-5", base="sql")
+class MakesItsTablesWhenItConsumes(SqlDriver):
+    """Leaves its tables to the first worker: a process that only performs has none."""
+
+    def make_tables(self) -> None:
+        """Not yet."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        await self.call(super().make_tables)
+        return await super().subscribe(queues)
+
+
+@mutant("DIST-2", "PERF-1", "DUR-1", base="sql")
+class StoresWithItsNextLook(SqlDriver):
+    """Saves itself a transaction: what was performed is written when it next fetches, or closes."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._unsaved: list[Entry] = []
+
+    def store(self, entries: Sequence[Entry]) -> None:
+        self._unsaved += entries
+
+    def save(self) -> None:
+        unsaved, self._unsaved = self._unsaved, []
+        if unsaved:
+            super().store(unsaved)
+
+    def fetch(self, owner: str, queues: Sequence[str], limit: int) -> list[Delivery]:
+        self.save()
+        return super().fetch(owner, queues, limit)
+
+    def disconnect(self) -> None:
+        self.save()
+        super().disconnect()
+
+
+# Who takes what.
+
+
+@mutant("DIST-1", base="sql")
+class ChecksAndDoesNotCount(SqlDriver):
+    """Updates what it has read if it is still free, and doesn't look whether it was."""
+
+    def fetch(self, owner: str, queues: Sequence[str], limit: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        for queue in queues:
+            now = self.now()
+            rows = self.db.execute(
+                "SELECT due_ms, seq, id, queue, body, attempt + 1 FROM jobs "
+                f"WHERE {self.of_queue} AND due_ms <= ? AND lease_ms <= ? ORDER BY due_ms, seq "
+                "LIMIT ?",
+                (self.namespace, queue, now, now, limit - len(found)),
+            ).fetchall()
+            with self.transaction():
+                self.db.executemany(
+                    "UPDATE jobs SET owner = ?, attempt = attempt + 1, lease_ms = ? "
+                    "WHERE seq = ? AND lease_ms <= ?",
+                    [(owner, self.lease_end(), row[1], now) for row in rows],
+                )
+            found += [self.delivery(owner, row) for row in rows]
+        return found
+
+
+@mutant("DIST-1", "PERF-2", base="sql")
+class FreesAllWhenItStarts(SqlDriver):
+    """Takes every lease that it finds when it starts for one that a crash has left."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        await self.call(self.recover)
+        return await super().subscribe(queues)
+
+    def recover(self) -> None:
+        self.db.execute("UPDATE jobs SET lease_ms = 0 WHERE namespace = ?", (self.namespace,))
+
+
+@mutant("DIST-1", "PERF-2", base="sql")
+class IsNamedForItsHost(SqlDriver):
+    """Signs its leases with the name of the host: who stops gives back what its neighbours run."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        subscription = await super().subscribe(queues)
+        subscription.owner = socket.gethostname()
+        return subscription
+
+
+@mutant("DIST-1", base="sql")
+class DoesNotWaitForTheLock(SqlDriver):
+    """Has no busy timeout: what comes while another writes is refused."""
+
+    patience = 0.0
+
+
+@mutant("CONC-4", "DIST-3", "FAIL-1", base="sql")
+class LeasesMoreThanItHandsOut(SqlDriver):
+    """Has its LIMIT in Python: the rest of what is due is leased, and handed to nobody."""
+
+    def claim(self, owner: str, queue: str, limit: int) -> list[Delivery]:
+        return super().claim(owner, queue, 1_000_000)[:limit]
+
+
+class _OfBatches(SqlSubscription):
+    unsettled = 0
+
+    async def fetch(self, limit: int) -> Fetched:
+        if self.unsettled:
+            await asyncio.sleep(0)
+            return Fetched([])
+        fetched = await super().fetch(limit)
+        self.unsettled = len(fetched.deliveries)
+        return fetched
+
+    async def settle(self, settlements: Sequence[Any]) -> Any:
+        foreign = await super().settle(settlements)
+        self.unsettled -= len(settlements)
+        return foreign
+
+
+@mutant("CONC-3", "CONC-2", base="sql")
+class FetchesBatchByBatch(SqlDriver):
+    """Fetches again when all that it has fetched before is settled."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        self.subscription = _OfBatches(self, queues)
+        return self.subscription
+
+
+@mutant("DIST-3", "CONC-2", base="sql")
+class SharesOutByRemainder(SqlDriver):
+    """Gives each of `n` workers the rows whose number leaves its remainder, busy or not."""
+
+    schema = SCHEMA + "; CREATE TABLE IF NOT EXISTS workers (namespace TEXT, owner TEXT)"
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        subscription = await super().subscribe(queues)
+        await self.call(self.join_in, subscription.owner)
+        return subscription
+
+    def join_in(self, owner: str) -> None:
+        self.db.execute("INSERT INTO workers VALUES (?, ?)", (self.namespace, owner))
+        mine = "FROM workers AS w WHERE w.namespace = jobs.namespace"
+        self.of_queue = (
+            f"namespace = ? AND queue = ? AND seq % (SELECT COUNT(*) {mine}) = "
+            f"(SELECT COUNT(*) {mine} AND w.owner < '{owner}')"
+        )
+
+    def release_all(self, owner: str) -> None:
+        self.db.execute("DELETE FROM workers WHERE owner = ?", (owner,))
+        super().release_all(owner)
+
+
+@mutant("REG-4", "FAIL-7", "FAIL-8", "DUR-6", "QUE-2", "DIST-2", base="sql")
+class AsksForTheHandlersItHas(Wrapper):
+    """`WHERE handler IN (…)`, with a list that it makes when it starts."""
+
+    base = "sql"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._names: list[str] = []
+
+    def change_handler(self, name: str, handler: Any) -> Any:
+        self._names.append(name)
+        return handler
+
+    async def start(self) -> None:
+        names = ", ".join(f"'{name}'" for name in self._names)
+        self.inner._driver.of_queue = (  # type: ignore[attr-defined]
+            "namespace = ? AND queue = ? AND IIF(json_valid(CAST(body AS TEXT)), "
+            f"json_extract(CAST(body AS TEXT), '$.handler') IN ({names}), 0)"
+        )
+        await super().start()
