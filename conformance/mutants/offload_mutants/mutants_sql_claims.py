@@ -115,18 +115,6 @@ class AsksForAllQueuesAtOnce(SqlDriver):
         return found
 
 
-@mutant("FIFO-2", base="sql")
-class GivesBackToTheEnd(SqlDriver):
-    """Stamps what a stopping worker gives back with the time, which is behind what waited."""
-
-    def release(self, receipt: Any) -> bool:
-        return self.changes(
-            "UPDATE jobs SET owner = NULL, lease_ms = 0, attempt = attempt - 1, due_ms = ? "
-            f"WHERE {self.fence}",
-            (self.now(), *receipt),
-        )
-
-
 # Due times.
 
 
@@ -157,7 +145,7 @@ class KeepsHundredthsOfASecond(SqlDriver):
         return -(-super().due(entry, now) // 10) * 10
 
 
-@mutant("TIME-5", "TIME-2", "TIME-10", base="sql")
+@mutant("TIME-10", "TIME-2", "TIME-7", base="sql")
 class CountsIntervalsInSeconds(SqlDriver):
     """`now() + INTERVAL ? SECOND` for a delay, rounded up; an instant is kept as it is."""
 
@@ -227,15 +215,14 @@ class LooksLessAndLessOften(SqlDriver):
 
 
 class _ClearsLate(SqlSubscription):
-    async def fetch(self, limit: int) -> Fetched:
-        fetched = await super().fetch(limit)
+    async def wait(self, timeout: float) -> None:
         self.arrived.clear()
-        return fetched
+        await super().wait(timeout)
 
 
 @mutant("PERF-9", "DIST-6", "LIFE-2", base="sql")
-class ClearsTheBellAfterItsLook(SqlDriver):
-    """Forgets what has arrived during its look, until the next one in two seconds."""
+class ForgetsTheBellWhenItWaits(SqlDriver):
+    """Looks, and then waits for the next bell: one in between is heard after two seconds."""
 
     poll = 2.0
 

@@ -179,22 +179,6 @@ class KeepsTheLeaseOfARetry(SqlDriver):
 # What is kept of a failure, and of a job that died.
 
 
-@mutant("FAIL-3", "FAIL-6", base="sql")
-class TakesErrorsForText(SqlDriver):
-    """Stores the words of an error as UTF-8, whatever is in them; a whole batch fails with one."""
-
-    def text(self, text: str) -> bytes:
-        return text.encode()
-
-
-@mutant("FAIL-3", base="sql")
-class EndsATextAtNul(SqlDriver):
-    """Hands texts to a library in C, for which they end at the first NUL."""
-
-    def text(self, text: str) -> bytes:
-        return super().text(text.partition("\0")[0])
-
-
 @mutant("FAIL-3", base="sql")
 class HasRoomFor255Characters(SqlDriver):
     """`VARCHAR(255)` for the error and its traceback; what is longer is cut."""
@@ -214,7 +198,7 @@ class HasRoomFor64Kilobytes(SqlDriver):
         return super().bury(receipt, failure)
 
 
-@mutant("FAIL-3", "DEAD-1", "DUR-1", base="sql")
+@mutant("DEAD-1", base="sql")
 class KeepsTheLastHundredDead(SqlDriver):
     """Trims its dead letters, so that the table doesn't grow."""
 

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.asyncio
 JOBS = 40
 PHASE = 0.0007
 """Seconds by which each job comes later after the end of the last one than that before it."""
+REST = 0.6
+"""Seconds after which one who looks less and less often looks seldom."""
+RESTS = 5
 RECONNECTING = 5
 """Jobs after a cut that may still find a part of the way closed."""
 BUSY_HOST_MS = 150.0
@@ -37,6 +40,12 @@ async def perform_when_idle(lab: Lab, performer: Worker, tag: str, count: int = 
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag=tag, limit_ms=limit_ms)
     lab.check("began_within", tag=tag, limit_ms=limit_ms + BUSY_HOST_MS, share=0.9)
+    rested = f"{tag}, after a rest"
+    for number in range(1, RESTS + 1):
+        await asyncio.sleep(REST)
+        await lab.perform(performer, rested)
+        await lab.until_ended(number, rested)
+    lab.check("began_within", tag=rested, limit_ms=limit_ms)
 
 
 async def test_PERF_9_woken_by_its_own_process(lab: Lab) -> None:
