@@ -214,23 +214,6 @@ class LooksLessAndLessOften(SqlDriver):
         return found
 
 
-class _ClearsLate(SqlSubscription):
-    async def wait(self, timeout: float) -> None:
-        self.arrived.clear()
-        await super().wait(timeout)
-
-
-@mutant("PERF-9", "DIST-6", "LIFE-2", base="sql")
-class ForgetsTheBellWhenItWaits(SqlDriver):
-    """Looks, and then waits for the next bell: one in between is heard after two seconds."""
-
-    poll = 2.0
-
-    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
-        self.subscription = _ClearsLate(self, queues)
-        return self.subscription
-
-
 class _WaitsOnTheConnection(SqlSubscription):
     async def wait(self, timeout: float) -> None:
         await self.driver.call(self.arrived_soon)

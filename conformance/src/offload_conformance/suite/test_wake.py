@@ -22,8 +22,10 @@ pytestmark = pytest.mark.asyncio
 JOBS = 40
 PHASE = 0.0007
 """Seconds by which each job comes later after the end of the last one than that before it."""
-REST = 0.6
+REST = 0.4
 """Seconds after which one who looks less and less often looks seldom."""
+REST_MORE = 0.1
+"""Seconds by which each rest is longer: another phase of its looks."""
 RESTS = 5
 RECONNECTING = 5
 """Jobs after a cut that may still find a part of the way closed."""
@@ -42,7 +44,7 @@ async def perform_when_idle(lab: Lab, performer: Worker, tag: str, count: int = 
     lab.check("began_within", tag=tag, limit_ms=limit_ms + BUSY_HOST_MS, share=0.9)
     rested = f"{tag}, after a rest"
     for number in range(1, RESTS + 1):
-        await asyncio.sleep(REST)
+        await asyncio.sleep(REST + number * REST_MORE)
         await lab.perform(performer, rested)
         await lab.until_ended(number, rested)
     lab.check("began_within", tag=rested, limit_ms=limit_ms)
