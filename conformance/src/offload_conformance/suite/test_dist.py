@@ -95,7 +95,7 @@ async def test_DIST_1_four_processes_each_of_10_000_jobs_once(lab: Lab) -> None:
 
 
 async def test_DIST_1_nor_again_when_others_start_and_stop(lab: Lab) -> None:
-    """Who starts and who stops touches nothing that another runs, or has taken ahead."""
+    """A worker that starts or stops touches nothing that another runs, or has taken ahead."""
     worker = lab.worker(concurrency=2)
     await worker.start()
     await lab.perform_many(worker, "running", 2, do={"*": [["gate", "held"]]})
