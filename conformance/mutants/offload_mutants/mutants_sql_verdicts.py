@@ -132,7 +132,7 @@ class ExtendsALeaseThreeTimes(SqlDriver):
         self._ends: dict[Any, float] = {}
 
     def extend(self, receipts: Sequence[Any]) -> list[bool]:
-        now, most = time.monotonic(), 2 * self.lease.total_seconds()
+        now, most = time.monotonic(), self.lease.total_seconds()
         young = [each for each in receipts if now < self._ends.setdefault(each, now + most)]
         extended = dict(zip(young, super().extend(young), strict=True))
         return [extended.get(each, True) for each in receipts]

@@ -42,7 +42,7 @@ def to_letter(row: Sequence[Any]) -> StoredDeadLetter:
 class SqlTables:
     """Jobs and dead letters of one namespace. All of it runs in the thread of its connection."""
 
-    lease = timedelta(seconds=2)
+    lease = timedelta(seconds=3)
     patience: float = 5.0
     """Seconds to wait for the lock of the file."""
     schema = SCHEMA
