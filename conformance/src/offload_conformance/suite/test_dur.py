@@ -277,6 +277,7 @@ async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
         "retries": [["retry", 0.05]],
         "rejects": [["reject", "no"]],
         "returns": [],
+        "stays": [["gate", "it looked after its leases"]],
     }
     taken: list[list[Any]] = [["gate", "taken"], ["retry", 0.05]]
     other = lab.worker(queues=",".join(("default", *verdicts)), **options)
@@ -296,6 +297,8 @@ async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
         for process in frozen:
             process.thaw()
         for tag in verdicts:
+            if tag == "stays":
+                lab.stage.open("it looked after its leases")
             await until_ended(lab, tag, 1.5)
             # These are behind whatever it settled.
             for number in range(1, 4):
