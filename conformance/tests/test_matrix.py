@@ -8,7 +8,7 @@ import runpy
 
 import pytest
 from offload_mutants import matrix
-from offload_mutants.registry import VARIANTS
+from offload_mutants.registry import VARIANTS, Variant
 
 MUTANT = VARIANTS["ForgetsWhenItIsKilled"]  # breaks DUR-3, and PERF-8 may fall with it
 BENIGN = VARIANTS["KeepsJobsOnAServer"]

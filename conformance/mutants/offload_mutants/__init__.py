@@ -1,6 +1,6 @@
 """Broken adapters, each with one slip that a real author might make, and benign ones.
 
-`OFFLOAD_MUTANT=NAME` says which one `mutant://` is (`mutant:///path/to.db` for those of SQLite).
+`OFFLOAD_MUTANT=NAME` says which one `mutant://` is (`mutant:///path/to.db` for those on a file).
 A mutant states the rule that it must break, and which others may fall with it; the matrix
 proves that the kit kills it by that rule, and that no unrelated rule falls.
 """

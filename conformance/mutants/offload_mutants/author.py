@@ -5,8 +5,10 @@ Found by the kit as that of any adapter is, by the entry point `mutant`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ from collections.abc import Iterator
 import pytest
 
 from offload import Entry
-from offload.config import parse_address
+from offload.config import Address, parse_address
 from offload_conformance.authors import Inject, Server
-from offload_mutants import net_wire
+from offload_mutants import net_wire, sql_driver
 from offload_mutants.registry import VARIANTS
 from offload_sqlite.conformance import inject_into
 from offload_sqlite.options import database_path
@@ -81,7 +83,22 @@ def offload_inject(offload_url: str, offload_server: Server | None) -> Inject | 
     address = parse_address(offload_url)
     if offload_server is not None:
         return inject_over(offload_server.address)
+    if VARIANTS[os.environ["OFFLOAD_MUTANT"]].base == "sql":
+        return inject_with_sql(address)
     return inject_into(database_path(address)) if address.path else None
+
+
+def inject_with_sql(address: Address) -> Inject:
+    """Inject bytes into the tables of the file at this address."""
+
+    async def inject(namespace: str, queue: str, body: bytes) -> None:
+        with contextlib.closing(sqlite3.connect(sql_driver.path_of(address))) as db, db:
+            db.execute(
+                "INSERT INTO jobs (namespace, queue, id, body, due_ms) VALUES (?, ?, ?, ?, 0)",
+                (namespace, queue, secrets.token_hex(8), body),
+            )
+
+    return inject
 
 
 def inject_over(address: net_wire.Address) -> Inject:

@@ -154,7 +154,7 @@ def end_of(process: BaseProcess) -> str:
 
 def url_of(variant: Variant, folder: str) -> str:
     """A config string for a backend of its own."""
-    if variant.base == "sqlite":
+    if variant.base in ("sqlite", "sql"):
         return f"mutant:///{folder}/jobs.db"
     return f"mutant://127.0.0.1:{free_port()}" if variant.base == "net" else "mutant://"
 

@@ -20,7 +20,8 @@ This page is generated: each rule of [the contract](contract.md), the tests of t
 it, and the broken adapters (`conformance/mutants`) that these tests must find. A test is named for
 its rule; what it must have on record before it proves it is in the kit's table of evidence. A
 broken adapter is told by its slip, and by what it is made of: `simple` in memory, `sqlite` a
-file, `net` a server in a process of its own, `bare` a library with a loop of its own.
+file, `net` a server in a process of its own, `bare` a library with a loop of its own, `sql` a file
+again, in plain SQL.
 """
 
 

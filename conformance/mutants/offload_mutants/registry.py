@@ -9,7 +9,7 @@ import offload_simple
 import offload_sqlite
 from offload import Adapter, Claims, Driver, Limits, Worker
 from offload.config import Config
-from offload_mutants import bare_worker, net_driver
+from offload_mutants import bare_worker, net_driver, sql_driver
 
 Make = Callable[[Config], Driver | Worker]
 
@@ -18,6 +18,7 @@ BASES = {
     "sqlite": offload_sqlite.ADAPTER,
     "net": net_driver.ADAPTER,
     "bare": bare_worker.ADAPTER,
+    "sql": sql_driver.ADAPTER,
 }
 
 

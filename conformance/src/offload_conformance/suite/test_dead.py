@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import offload
-from offload import Worker
+from offload import Job, Worker
 from offload_conformance.lab import Lab
+from offload_conformance.puppets import spell
 
 pytestmark = pytest.mark.asyncio
 
@@ -55,6 +56,25 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     lab.equal("one that isn't there", None, await worker.dead_letters.show("unknown"))
 
 
+async def test_DEAD_1_hundreds_that_died_together(lab: Lab) -> None:
+    worker = lab.worker(concurrency=100)
+    await worker.start()
+    ids = await lab.perform_many(worker, "dead", 300, do={"*": [["reject", "no"]]})
+    await lab.until_ended(300, "dead")
+    listed: list[str] = []
+
+    async def all_are_listed() -> bool:
+        listed.clear()
+        after = None
+        while page := list(await worker.dead_letters.list(limit=37, after=after)):
+            listed.extend(letter.id for letter in page)
+            after = page[-1].cursor
+        return len(listed) >= 300
+
+    await lab.until("300 dead letters", all_are_listed)
+    lab.equal("all that were listed", sorted(ids), sorted(listed))
+
+
 async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
@@ -96,6 +116,30 @@ async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     await lab.fence(worker)
     lab.check("attempts", tag="job", expected=[1, 2, 1])
     lab.equal("the dead letters after it", [], await dead_ids(worker))
+
+
+async def test_DEAD_2_as_large_as_a_job_may_be(lab: Lab) -> None:
+    worker = lab.worker()
+    note, lives = lab.troupe(worker).note, iter([True, False])
+
+    async def reborn(args: offload.Args) -> None:
+        if next(lives):
+            raise offload.Reject("too large")
+        await note(args)
+
+    worker.register("reborn", reborn)
+    await worker.start()
+    args = {"payload": "x" * (lab.limits.max_job_bytes - 100)}
+    job_id = await lab.call("perform", worker.perform(Job("reborn", args)))
+    lab.history.add("performed", id=job_id, spelt=spell(args))
+    await lab.until_dead(worker, 1)
+    requeued = await worker.dead_letters.requeue([job_id])
+    lab.equal("what was requeued", [job_id], list(requeued))
+    received = lambda: bool(lab.history.named("received"))  # noqa: E731
+    await lab.stage.until("it to arrive", received)
+    lab.check("arrived")
+    attempts = [event.what["attempt"] for event in lab.history.named("received")]
+    lab.equal("its attempts", [1], attempts)
 
 
 async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None:

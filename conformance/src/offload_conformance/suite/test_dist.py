@@ -13,6 +13,11 @@ from offload_conformance.lab import Lab
 
 pytestmark = pytest.mark.asyncio
 
+BACKLOG = 400
+SINGLE = 30
+PREFETCH = 100
+"""What a worker with one slot may have taken ahead of it, and keeps."""
+
 
 async def perform_tally(lab: Lab, worker: Worker, count: int) -> None:
     """Perform so many jobs that only count themselves, recorded as one call."""
@@ -90,6 +95,26 @@ async def test_DIST_1_four_processes_each_of_10_000_jobs_once(lab: Lab) -> None:
         lab.check("tallied_once", tag="tally")
 
 
+async def test_DIST_1_nor_again_when_others_start_and_stop(lab: Lab) -> None:
+    """A worker that starts or stops touches nothing that another runs, or has taken ahead."""
+    worker = lab.worker(concurrency=2)
+    await worker.start()
+    await lab.perform_many(worker, "running", 2, do={"*": [["gate", "held"]]})
+    await lab.until_started(2, "running")
+    await lab.perform_many(worker, "waiting", 10)
+    for is_last in (False, False, True):
+        other = lab.worker(queues="default,other")
+        await other.start()
+        await lab.fence(other, "other")
+        await lab.fence(other, "other")
+        if not is_last:
+            await other.stop()
+    lab.stage.open("held")
+    await lab.until_ended(10, "waiting")
+    await lab.fence(worker)
+    lab.check("each_once")
+
+
 async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -> None:
     performer = lab.worker(puppets=False)
     await lab.perform(performer, "before anybody runs")
@@ -108,13 +133,14 @@ async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> No
     await busy.start()
     await lab.perform(busy, "long", do={"*": [["gate", "long"]]})
     await lab.until_started(1, "long")
-    await lab.perform_all(busy, "backlog", 30)
-    await lab.perform_many(busy, "backlog", 270)
+    await lab.perform_all(busy, "backlog", SINGLE)
+    await lab.perform_many(busy, "backlog", BACKLOG - SINGLE)
     await idle.start()
-    await lab.until_ended(200, "backlog")
-    lab.check("ran_on", tag="backlog", worker=lab.troupe(idle).name, least=200)
+    await lab.until_ended(BACKLOG - PREFETCH, "backlog")
+    least = BACKLOG - PREFETCH
+    lab.check("ran_on", tag="backlog", worker=lab.troupe(idle).name, least=least)
     lab.stage.open("long")
-    await lab.until_ended(300, "backlog")
+    await lab.until_ended(BACKLOG, "backlog")
     lab.check("each_once")
 
 
@@ -172,4 +198,36 @@ async def test_DIST_5_namespaces_are_told_apart_by_case(lab: Lab) -> None:
     await large.start()
     for tag in ("small", "large"):
         await lab.until_ended(1, tag)
+    lab.check("each_once")
+
+
+async def test_DIST_5_nor_by_a_name_that_runs_on_in_that_of_a_queue(lab: Lab) -> None:
+    name = lab.namespace
+    for joint in ("-", "_", ""):
+        # Joined, both pairs of namespace and queue are the same.
+        inner = lab.worker(namespace=f"{name}{joint}b", queues="a")
+        outer = lab.worker(queues=f"b{joint}a")
+        await inner.start()
+        await lab.perform(outer, f"outer {joint}", queue=f"b{joint}a")
+        await lab.fence(inner, "a")
+        await lab.fence(inner, "a")
+        lab.check("never_ran", tag=f"outer {joint}")
+        await outer.start()
+        await lab.until_ended(1, f"outer {joint}")
+    lab.check("each_once")
+
+
+async def test_DIST_5_nor_by_the_id_of_a_dead_letter(lab: Lab) -> None:
+    lab.need("dead_letters")
+    worker, stranger = lab.worker(), lab.worker(namespace=f"{lab.namespace}-2")
+    await worker.start()
+    job_id = await lab.perform(worker, "dead", do={"*": [["reject", "no"]]})
+    await lab.until_dead(worker, 1)
+    letters = stranger.dead_letters
+    lab.equal("what is listed elsewhere", [], list(await letters.list()))
+    lab.equal("what is shown elsewhere", None, await letters.show(job_id))
+    lab.equal("what is requeued elsewhere", [], list(await letters.requeue([job_id])))
+    lab.equal("what is discarded elsewhere", [], list(await letters.discard([job_id])))
+    lab.equal("what is there", [job_id], [each.id for each in await lab.until_dead(worker, 1)])
+    await lab.fence(worker)
     lab.check("each_once")

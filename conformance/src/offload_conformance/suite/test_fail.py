@@ -15,6 +15,10 @@ from offload_conformance.lab import Lab
 pytestmark = pytest.mark.asyncio
 
 FAST = offload.constant(timedelta(milliseconds=10))
+MANY = 300
+"""Attempts that a count with too little room doesn't reach."""
+PATIENCE = 60.0
+"""Seconds for as many runs, one after the other."""
 FOREIGN = (
     b"",
     b"\xff\x00",
@@ -47,6 +51,18 @@ async def test_FAIL_1_attempts_count_from_1_to_the_last(lab: Lab) -> None:
     lab.check("attempts", tag="def", expected=[1, 2, 3])
     lab.check("attempts", tag="twice", expected=[1, 2])
     lab.check("attempts", tag="recovers", expected=[1, 2])
+
+
+async def test_FAIL_1_as_many_as_are_allowed(lab: Lab) -> None:
+    worker = lab.worker()
+    act = lab.troupe(worker).act
+    worker.register("often", act, backoff=offload.constant(timedelta(0)), max_attempts=MANY)
+    await worker.start()
+    await lab.perform(worker, "often", handler="often", do={"*": [["raise", "boom"]]})
+    await lab.until_ended(MANY, "often", PATIENCE)
+    await lab.until_dead(worker, 1)
+    await lab.fence(worker)
+    lab.check("attempts", tag="often", expected=list(range(1, MANY + 1)))
 
 
 async def test_FAIL_2_never_before_its_backoff(lab: Lab) -> None:

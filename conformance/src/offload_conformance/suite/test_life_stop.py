@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -28,15 +29,21 @@ async def unfinished(lab: Lab, worker: Worker, ids: list[str], grace: float) -> 
 async def test_LIFE_7_after_the_grace_a_handler_is_cancelled(lab: Lab) -> None:
     worker = lab.worker(grace="30ms")
     await worker.start()
-    job_id = await lab.perform(worker, "held", do=GATE)
-    await lab.until_started(1)
-    await unfinished(lab, worker, [job_id], 0.03)
+    failed: dict[str, list[list[Any]]] = {"1": [["raise", "boom"]], **GATE}
+    ids = [
+        await lab.perform(worker, "held", do=GATE),
+        await lab.perform(worker, "again", do=failed),
+    ]
+    await lab.until_started(3)
+    await unfinished(lab, worker, ids, 0.03)
     lab.check("all_ended_before", call=stopped(lab)[-1])
     lab.check("ended_as", tag="held", expected=["CancelledError"])
+    lab.check("ended_as", tag="again", expected=["ValueError", "CancelledError"])
     lab.stage.open("g")
     await worker.start()
-    await lab.until_ended(2)
+    await lab.until_ended(5)
     lab.check("attempts", tag="held", expected=[1, 1])
+    lab.check("attempts", tag="again", expected=[1, 2, 2])
 
 
 async def test_LIFE_7_one_grace_is_for_all_handlers(lab: Lab) -> None:

@@ -51,6 +51,24 @@ async def test_QUE_1_only_its_own_queues(lab: Lab) -> None:
     lab.check("never_ran", tag="elsewhere")
 
 
+async def test_QUE_1_nor_queues_of_nearly_the_same_name(lab: Lab) -> None:
+    # Names that a careless pattern, case, prefix or separator would take for the same.
+    name = "in_box-a"
+    strangers = ("inxbox-a", "IN_BOX-A", "in_box", "box-a", "in_box-a_", "in-box_a")
+    worker = lab.worker(queues=f"{name},other")
+    for stranger in strangers:
+        if lab.claims.distributed:
+            await lab.perform(worker, "elsewhere", queue=stranger)
+        else:
+            refused = worker.perform(Job("act", {"tag": "elsewhere"}, stranger))
+            await lab.refused(UnknownQueueError, f"perform in {stranger}", refused)
+    await worker.start()
+    for queue in (name, "other"):
+        await lab.fence(worker, queue)
+        await lab.fence(worker, queue)
+    lab.check("never_ran", tag="elsewhere")
+
+
 async def test_QUE_1_the_default_queue_is_called_default(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()

@@ -23,6 +23,11 @@ pytestmark = pytest.mark.asyncio
 JOBS = 40
 PHASE = 0.0007
 """Seconds by which each job comes later after the end of the last one than that before it."""
+REST = 0.4
+"""Seconds after which one who looks less and less often looks seldom."""
+REST_MORE = 0.1
+"""Seconds by which each rest is longer: another phase of its looks."""
+RESTS = 5
 OUTAGE = 1.0
 """Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
@@ -55,6 +60,12 @@ async def perform_when_idle(
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag=tag, limit_ms=limit_ms)
     lab.check("began_within", tag=tag, limit_ms=limit_ms, share=0.9, slack_ms=BUSY_HOST_MS)
+    rested = f"{tag}, after a rest"
+    for number in range(1, RESTS + 1):
+        await asyncio.sleep(REST + number * REST_MORE)
+        await lab.perform(performer, rested)
+        await lab.until_ended(number, rested)
+    lab.check("began_within", tag=rested, limit_ms=limit_ms)
 
 
 async def test_PERF_9_woken_by_its_own_process(lab: Lab) -> None:
