@@ -13,9 +13,9 @@ from offload_mutants.registry import benign
 
 @benign(base="bare", limits=replace(ADAPTER.limits, lateness=timedelta(seconds=1)))
 class RetriesLate(BareDriver):
-    """Finds half a second late what is to be run again, and states that."""
+    """Finds a third of a second late what is to be run again, and states that."""
 
     async def run(self, delivery: Delivery) -> Settlement:
         if delivery.attempt > 1:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.35)
         return await super().run(delivery)

@@ -35,8 +35,8 @@ from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 4
-"""For two cores: a run is idle for more than half of its time."""
+AT_ONCE = 6
+"""For two cores: a run is idle for most of its time."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
@@ -131,6 +131,8 @@ def certify(name: str, arguments: list[str], errors: Path) -> None:
 
     os.setsid()  # it is ended with the workers that it has started
     os.environ["OFFLOAD_MUTANT"] = name
+    if "--rule" in arguments:  # the first failure is enough
+        os.environ["PYTEST_ADDOPTS"] = "--exitfirst"
     for stream, path in ((1, Path(os.devnull)), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     certify(arguments)
@@ -188,7 +190,9 @@ def main(arguments: list[str]) -> int:
     chosen = [VARIANTS[name] for name in names] or list(VARIANTS.values())
     rows: list[Row] = []
     os.environ["OFFLOAD_KIT_DEADLINE"] = DEADLINE
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once for all, not once for each
+    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as compiled:
+        os.environ["PYTHONPYCACHEPREFIX"] = compiled
         try:
             for row in pool.map(partial(judge, context=runs(), full=full), chosen):
                 print(row, flush=True)

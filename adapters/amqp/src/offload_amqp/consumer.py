@@ -277,7 +277,11 @@ class Consumer:
         """Carry out the verdicts; return the deliveries that are the broker's again.
 
         What isn't done for good is published anew, and confirmed, before it is acknowledged.
+
+        Raises:
+            BackendError: the broker can't be reached: nothing is settled, or not for sure.
         """
+        await self._make_sure_of(settlements)
         ours: list[Settlement] = []
         foreign: list[Delivery] = []
         for each in settlements:
@@ -297,6 +301,24 @@ class Consumer:
             else:
                 self._ledger.settle(done, is_lost=False)
         return foreign
+
+    async def _make_sure_of(self, settlements: Sequence[Settlement]) -> None:
+        """Ask the broker whether what must be copied is still ours.
+
+        A process that was frozen doesn't know yet that others have its jobs: the copy would
+        be one job more.
+        """
+        for each in settlements:
+            receipt = each.delivery.receipt
+            needs_copy = each.verdict is not Verdict.ACKNOWLEDGE and not receipt.is_copied
+            if needs_copy and not receipt.feed.lost.is_set():
+                try:
+                    async with translated(self._broker.where, self._broker.timeout):
+                        await receipt.feed.channel.echo()
+                except BackendError:
+                    if not receipt.feed.lost.is_set():
+                        raise
+                return
 
     async def _copy(self, settlements: Sequence[Settlement]) -> None:
         messages = [self._copy_of(e) for e in settlements if e.verdict is not Verdict.ACKNOWLEDGE]

@@ -116,6 +116,10 @@ class Channel:
         )
         return found
 
+    async def echo(self) -> None:
+        """Return when the broker has answered, and so still has this channel."""
+        await self.call(commands.Channel.Flow(active=True))  # as it is anyhow
+
     async def get(self, queue: str) -> Incoming | None:
         """The next message of a queue, if there is one ready."""
         answer = await self.call(commands.Basic.Get(queue=queue))
