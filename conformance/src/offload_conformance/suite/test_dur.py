@@ -98,7 +98,8 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     lab.check("attempts", tag="of the killed", expected=[1])
     lab.check("attempts", tag="retrying", expected=[1, 2])
     if lab.claims.dead_letters:
-        found = sorted(letter.id for letter in letters)
+        # One that died just now may have been told twice, and so be there twice.
+        found = sorted({letter.id for letter in letters})
         lab.equal("the dead letters", sorted([dead, *dying]), found)
 
 
