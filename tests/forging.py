@@ -60,11 +60,14 @@ def excuse(content: Content, test: Content, why: str) -> None:
 
 
 def settle(content: Content) -> None:
-    """The verdicts on the rules, as they follow from those on the tests."""
+    """The verdicts on the rules, with their reasons, as they follow from those on the tests."""
     order = ["fail", "unknown", "unverified", "not claimed", "pass"]
     for each in content["rules"]:
         verdicts = [test["verdict"] for test in each["tests"]]
         each["verdict"] = min(verdicts, key=order.index, default="unverified")
+        told = [test["reasons"] for test in each["tests"] if test["verdict"] == each["verdict"]]
+        if each["tests"]:
+            each["reasons"] = list(dict.fromkeys(reason for reasons in told for reason in reasons))
 
 
 def set_to(*path: Any, value: Any) -> Callable[[Content], None]:

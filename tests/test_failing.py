@@ -34,6 +34,20 @@ async def test_fail_1_attempts_count_from_1_and_fail_3_the_last_is_a_dead_letter
     assert letter.died_at >= recorder.started[-1].due_at
 
 
+async def test_fail_1_the_options_of_who_runs_it_count(connect, url, recorder):
+    worker, performer = connect(url), connect(url)
+    if not worker.claims.distributed:
+        pytest.skip("who performs runs it, too")
+    performer.register("fail", recorder.failing(99), max_attempts=1, backoff=constant(3600))
+    worker.register("fail", recorder.failing(99), max_attempts=3, backoff=SOON)
+    log = Log()
+    worker.observe(log)
+    await worker.start()
+    await performer.perform(Job("fail"))
+    await log.until("job_dead")
+    assert [job.attempt for job in recorder.started] == [1, 2, 3]
+
+
 async def test_fail_1_the_workers_max_attempts(connect, url, recorder):
     worker = connect(url, max_attempts=2)
     log = Log()

@@ -294,7 +294,8 @@ async def test_a_name_from_the_wire_forges_no_line(connect, sqlite_url, caplog):
     worker.observe(log)
     await worker.start()
     body = b'{"v":1,"id":"x","handler":"a\\nERROR \\u001b[2J forged","enqueued_at":1,"args":{}}'
-    await inject_into(Path(path))("offload", "default", body)
+    inject = inject_into(Path(path))
+    await inject(namespace="offload", queue="default", body=body)
     await worker.perform(Job("nobody"))
     await log.until("job_dead", 2)
     messages = [record.getMessage() for record in caplog.records]

@@ -100,8 +100,9 @@ def test_every_call_to_the_driver_is_traced(tmp_path):
     assert all(line["ms"] >= 0 for line in lines)
 
 
-def test_an_adapter_without_a_driver_has_none_to_trace(tmp_path):
-    done = run("certify", "bare://", "--trace-driver", "trace.jsonl", cwd=tmp_path)
+def test_an_adapter_without_a_driver_has_none_to_trace(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLOAD_MUTANT", "WholeWorker")
+    done = run("certify", "mutant://", "--trace-driver", "trace.jsonl", cwd=tmp_path)
     assert done.returncode == 2
     assert "is a worker, and has no driver to trace" in " ".join(done.stderr.split())
     assert not list(tmp_path.iterdir())

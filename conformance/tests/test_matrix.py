@@ -80,10 +80,11 @@ def kit_says(monkeypatch):
     """Let the kit say of each variant what `fallen` says: the rules that failed."""
 
     def kit_says(fallen) -> None:
-        def judge(variant, compiled, *, full):
+        def judge(variant, context, *, full):
             return matrix.Row(variant, fallen(variant))
 
         monkeypatch.setattr(matrix, "judge", judge)
+        monkeypatch.setattr(os, "environ", os.environ.copy())  # which it sets for its runs
 
     return kit_says
 

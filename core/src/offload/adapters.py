@@ -202,7 +202,8 @@ def connect(url: str | None = None) -> Worker:
         ConfigError: no URL, or one with a fault (CONF-3).
         UnknownAdapterError: nothing installed serves its scheme (CONF-2, CONF-4).
     """
-    address = parse_address(_chosen(url))
+    url = _chosen(url)  # from here on no frame has the string that was given
+    address = parse_address(url)
     adapter = find_adapter(address.scheme)
     return make_worker(adapter, read_config(address, adapter.options))
 
