@@ -14,6 +14,7 @@ from offload import (
     Delivery,
     Entry,
     Fetched,
+    Job,
     Settlement,
     State,
     Verdict,
@@ -331,3 +332,26 @@ class PerformsWhereThereIsRoom(NetDriver):
         while self.most is not None and self.busy >= self.most:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await super().enqueue(entries)
+
+
+@mutant("PERF-8", base="net", quick=False)
+class WaitsForItsAnswerForEver(NetDriver):
+    """Notices a connection that is closed, and none that is silent."""
+
+    def patience(self, request: wire.AnyRequest) -> float | None:
+        return None if isinstance(request, wire.Enqueue) else self.timeout
+
+
+@mutant("PERF-8", base="net", quick=False)
+class PerformsOneAfterTheOther(Wrapper):
+    """Lets each perform wait until that before it has returned, or has failed in its own time."""
+
+    base = "net"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._performing = asyncio.Lock()
+
+    async def perform(self, job: Job) -> str:
+        async with self._performing:
+            return await super().perform(job)

@@ -47,8 +47,10 @@ class NetDriver:
         self._turn = asyncio.Lock()
 
     async def open(self) -> None:
-        async with self._turn:
-            await self.connect()
+        try:
+            await self.counts()  # a backend that accepts a connection may still be silent
+        except BackendUnavailableError as error:
+            raise BackendUnavailableError(str(error)) from error
 
     async def connect(self) -> None:
         """Connect, unless there is a connection."""

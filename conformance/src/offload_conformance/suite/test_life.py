@@ -16,6 +16,7 @@ from offload import (
     WorkerStoppedError,
 )
 from offload_conformance.lab import Lab, now
+from offload_conformance.proxy import FaultProxy
 
 pytestmark = pytest.mark.asyncio
 
@@ -125,27 +126,44 @@ def stopped(lab: Lab) -> list[str]:
 async def test_LIFE_4_start_with_the_backend_away(lab: Lab) -> None:
     server = lab.need_server()
     worker = lab.worker()
-    limit = lab.limits.reconnect
-    if limit is None:
-        raise AssertionError("need_server has let it pass")
     await server.kill()
     lab.history.add("backend_killed")
-    began = asyncio.get_running_loop().time()
-    await lab.refused(BackendUnavailableError, "start", bounded_by_kit(worker.start()))
-    took = asyncio.get_running_loop().time() - began
-    lab.check(
-        "at_most",
-        what="seconds until start raised",
-        limit=limit.total_seconds(),
-        actual=took,
-        slack=MARGIN,
-    )
-    state_is(lab, "after that", worker, State.NEW)
+    await start_is_refused_in_time(lab, worker)
     await server.start()
     await worker.start()
     await lab.perform(worker, "after")
     await lab.until_ended(1)
     lab.check("each_once")
+
+
+@pytest.mark.slow
+async def test_LIFE_4_nor_does_it_hang_when_nothing_answers(lab: Lab) -> None:
+    """New connections are accepted, and then silent."""
+    async with FaultProxy(lab.history, *lab.need_server().address) as proxy:
+        other, worker = lab.worker(through=proxy), lab.worker(through=proxy)
+        await lab.perform(other, "before")
+        proxy.swallow()
+        await start_is_refused_in_time(lab, worker)
+        await proxy.heal()
+        await other.stop()
+        await worker.start()
+        await lab.until_ended(1, "before")
+        await worker.stop()  # while there is a way to its backend
+    lab.check("each_once")
+
+
+async def start_is_refused_in_time(lab: Lab, worker: Worker) -> None:
+    """Start a worker whose backend is unavailable; it must raise within what the adapter states."""
+    limit = lab.limits.reconnect
+    if limit is None:
+        raise AssertionError("need_server has let it pass")
+    began = asyncio.get_running_loop().time()
+    await lab.refused(BackendUnavailableError, "start", bounded_by_kit(worker.start()))
+    took = asyncio.get_running_loop().time() - began
+    allowed = limit.total_seconds()
+    what = "seconds until start raised"
+    lab.check("at_most", what=what, limit=allowed, actual=took, slack=MARGIN)
+    state_is(lab, "after that", worker, State.NEW)
 
 
 async def bounded_by_kit(call: Any) -> Any:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from offload import (
     Args,
-    BackendUnavailableError,
     InvalidJobError,
     Job,
     State,
@@ -21,7 +18,6 @@ from offload import (
     Worker,
 )
 from offload_conformance.lab import Lab, now
-from offload_conformance.proxy import FaultProxy
 from offload_conformance.stage import DEADLINE
 
 pytestmark = pytest.mark.asyncio
@@ -287,138 +283,3 @@ async def test_PERF_7_from_1000_tasks_at_once(lab: Lab) -> None:
     await lab.until_ended(1000)
     await lab.fence(worker)
     lab.check("each_once")
-
-
-async def test_PERF_8_it_never_hangs(lab: Lab) -> None:
-    server = lab.need_server()
-    worker = lab.worker()
-    limit = lab.limits.reconnect
-    if limit is None:
-        raise AssertionError("need_server has let it pass")
-    await lab.perform(worker, "before")
-    await server.kill()
-    lab.history.add("backend_killed")
-    for tag in ("away", "still away"):
-        began = asyncio.get_running_loop().time()
-        try:
-            await asyncio.wait_for(lab.perform(worker, tag), 60)
-        except BackendUnavailableError as error:
-            told = type(error.maybe_stored).__name__
-            lab.history.add("told", tag=tag, maybe_stored=error.maybe_stored)
-            lab.equal("the type of maybe_stored", "bool", told)
-        except Exception as error:
-            lab.equal(f"perform {tag}", "BackendUnavailableError", type(error).__name__)
-        else:
-            lab.equal(f"perform {tag}", "BackendUnavailableError", "an id")
-        took = asyncio.get_running_loop().time() - began
-        what, allowed = "seconds until perform raised", limit.total_seconds()
-        lab.check("at_most", what=what, limit=allowed, actual=took, slack=0.5)
-    await server.start()
-    await worker.start()
-    await lab.fence(worker)
-    lab.check("each_ran", tag="before")
-    # What was told as not stored isn't there.
-    for event in lab.history.named("told"):
-        if not event.what["maybe_stored"]:
-            lab.check("never_ran", tag=event.what["tag"])
-
-
-async def told(lab: Lab, tag: str, call: Any) -> bool | None:
-    """What a call that raised said of `maybe_stored`; None if it returned."""
-    try:
-        await call
-    except BackendUnavailableError as error:
-        lab.history.add("told", tag=tag, maybe_stored=error.maybe_stored)
-        return error.maybe_stored
-    return None
-
-
-async def until_it_performs(lab: Lab, worker: Worker, number: int) -> None:
-    """Return when a way that was cut is open again."""
-
-    async def performs() -> bool:
-        return await told(lab, f"again {number}", lab.perform(worker, f"again {number}")) is None
-
-    await lab.until("it to perform again", performs, 2 * DEADLINE)
-
-
-POOL = 12
-"""How many connections a performer may have that are cut, and so how often it may not know."""
-
-
-@pytest.mark.slow
-async def test_PERF_8_where_nothing_was_sent_nothing_is_stored(lab: Lab) -> None:
-    server = lab.need_server()
-    async with FaultProxy(lab.history, *server.address) as proxy:
-        connected, performer = lab.worker(through=proxy), lab.worker(through=proxy)
-        await lab.perform(connected, "before")
-        proxy.refuse()
-        for tag, call in (
-            ("one", lab.perform(performer, "one")),
-            ("later", lab.perform(performer, "later", delay=0.01)),
-            ("many", lab.perform_many(performer, "many", 20)),
-        ):
-            said = await told(lab, tag, call)
-            lab.equal(f"what the call of {tag} said of maybe_stored", expected=False, actual=said)
-        # One that was connected may send to a wire that is cut; but not again and again.
-        says = [
-            await told(lab, f"cut {number}", lab.perform(connected, f"cut {number}"))
-            for number in range(POOL)
-        ]
-        lab.equal("what it said of maybe_stored in the end", expected=False, actual=says[-1])
-        await proxy.heal()
-        await until_it_performs(lab, performer, 0)
-        await performer.start()
-        await lab.fence(performer)
-        for worker in (connected, performer):
-            await worker.stop()  # while there is a way to its backend
-        lab.check("stored_as_told")
-
-
-ANSWERS = 12
-"""How many answers of a backend a perform may wait for, at most."""
-
-
-@asynccontextmanager
-async def performer_on_a_wire(lab: Lab) -> AsyncIterator[tuple[FaultProxy, Worker, Worker]]:
-    """A wire that a test can cut, who performs over it, and a worker with a wire of its own."""
-    server = lab.need_server()
-    worker = lab.worker()
-    await worker.start()
-    async with FaultProxy(lab.history, *server.address) as proxy:
-        performer = lab.worker(through=proxy, puppets=False)
-        await until_it_performs(lab, performer, 0)
-        yield proxy, performer, worker
-        await performer.stop()  # while there is a way to its backend
-
-
-@pytest.mark.slow
-async def test_PERF_8_a_lost_answer_may_hide_a_stored_job(lab: Lab) -> None:
-    """The request arrives, and its answer doesn't; a perform may consist of several of them."""
-    async with performer_on_a_wire(lab) as (proxy, performer, worker):
-        lab.history.add("fault", kind="lost answer")
-        for number in range(ANSWERS):
-            tag = f"lost {number}"
-            proxy.lose_answers(after=number)
-            said = await told(lab, tag, lab.perform(performer, tag))
-            await proxy.heal()
-            await until_it_performs(lab, performer, number + 1)
-            await lab.fence(worker)
-            if said is not None and lab.runs(tag):
-                proxy.struck("lost answer", 1)
-                break
-    lab.check("stored_as_told")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 400, 2000, 6000])
-async def test_PERF_8_cut_amid_many(lab: Lab, count: int) -> None:
-    """A batch that raises without `maybe_stored` has stored none."""
-    async with performer_on_a_wire(lab) as (proxy, performer, worker):
-        proxy.cut_and_refuse_after_bytes(count)
-        await told(lab, "many", lab.perform_many(performer, "many", 100))
-        await proxy.heal()
-        await until_it_performs(lab, performer, 1)
-        await lab.fence(worker)
-    lab.check("stored_as_told")
-    lab.check("each_accepted_ran")
