@@ -263,7 +263,8 @@ CHANGES = (
     "LIFE-3: `start` while draining is refused too; what would it do to the drain?",
     "LIFE-7: says that a stop costs no attempt. A handler that fails because it may not perform "
     "during a drain is given back likewise.",
-    "LIFE-13: says that the lost ones are logged; what was returned is safe. `lost` are the jobs that only this process remembers. On `simple` they are kept and "
+    "LIFE-13: the lost ones are logged; what was returned is safe. `lost` are the jobs that only "
+    "this process remembers. On `simple` they are kept and "
     "run if the same worker starts again (LIFE-9), so the report can say no more than that.",
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
     "FIFO, PERF-9, DUR-9 and DIST-6 are new: the claim `fifo` had no rule, and a lost wake-up was "
