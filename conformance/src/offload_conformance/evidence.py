@@ -30,6 +30,8 @@ come from elsewhere, which may still be under way when a test ends, and of all w
 strikes, which hits one more or one less."""
 BATCHED = "tallied"
 """Events that tell of several runs each, and of the more the faster they come."""
+UNSURE = "ready"
+"""What a process says when it has started: it may have taken a job, and be killed, before."""
 OWN = ("accepted", "performed", "refused")
 """Events that the test itself writes, one after each of its calls: they are never fewer."""
 _BOUNDS = (
@@ -188,6 +190,7 @@ def _evidence_of(rule: str, records: list[Record], excuses: set[str]) -> Evidenc
     events = [Counter(event.name for event in record.history) for record in records]
     for each in events:
         each[BATCHED] = min(each[BATCHED], 1)
+        del each[UNSURE]
     checks = [labels_of(record.history, record.limits) for record in records]
     kinds = [record.kind for record in records]
     by_kind: dict[frozenset[tuple[str, bool]], Part] = {}
