@@ -17,10 +17,10 @@ from offload_redis.link import Link
 
 Node: TypeAlias = tuple[str, int]
 
-ROUNDS = 4
+ROUNDS = 10
 """How often a command is sent that finds its slot elsewhere, before that is an error."""
 PAUSE_SECONDS = 0.1
-"""Between these: a slot that is on its way arrives soon."""
+"""Between these: who moves a slot tells the nodes one after the other."""
 
 _ELSEWHERE = (MovedError, TryAgainError, ClusterDownError)
 
