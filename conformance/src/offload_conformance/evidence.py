@@ -31,7 +31,7 @@ strikes, which hits one more or one less."""
 BATCHED = "tallied"
 """Events that tell of several runs each, and of the more the faster they come."""
 UNSURE = "ready"
-"""What a process says when it has started: it may have taken a job, and be killed, before."""
+"""What a process says when it has started, if it isn't killed before: it may take a job first."""
 OWN = ("accepted", "performed", "refused")
 """Events that the test itself writes, one after each of its calls: they are never fewer."""
 _BOUNDS = (
@@ -188,9 +188,11 @@ def make_table(certificates: Iterable[Mapping[str, Any]]) -> dict[str, Evidence]
 
 def _evidence_of(rule: str, records: list[Record], excuses: set[str]) -> Evidence:
     events = [Counter(event.name for event in record.history) for record in records]
+    faults = any(each["fault"] for each in events)
     for each in events:
         each[BATCHED] = min(each[BATCHED], 1)
-        del each[UNSURE]
+        if faults:
+            del each[UNSURE]
     checks = [labels_of(record.history, record.limits) for record in records]
     kinds = [record.kind for record in records]
     by_kind: dict[frozenset[tuple[str, bool]], Part] = {}
@@ -203,7 +205,7 @@ def _evidence_of(rule: str, records: list[Record], excuses: set[str]) -> Evidenc
         sorted(by_kind.values(), key=lambda part: sorted(part.kind.items())),
         sorted(excuses),
         any(strangers_in(record.history) for record in records),
-        any(each["fault"] for each in events),
+        faults,
     )
 
 
