@@ -15,7 +15,16 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["checks"]
+nox.options.sessions = [
+    "lint",
+    "types",
+    "tests",
+    "newest",
+    "uvloop",
+    "conformance",
+    "mutants",
+    "wheels",
+]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -29,11 +38,6 @@ PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
-LANES = {
-    "tests": ["lint", "types", "tests", "newest", "uvloop", "wheels"],
-    "kit": ["conformance", "mutants"],
-}
-"""What must pass, and what of it is run side by side: the kit waits for most of its time."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
 IN_PROCESS = ["core", "adapters/simple", "adapters/sqlite", "tests"]
 """The suites that need no server, and so little time."""
@@ -108,13 +112,6 @@ def side_by_side(
         statuses = dict(zip(commands, pool.map(run, commands), strict=True))
     if failed := [name for name, status in statuses.items() if status]:
         session.error(f"failed: {', '.join(failed)}")
-
-
-@nox.session(python=False)
-def checks(session: nox.Session) -> None:
-    """Everything that must pass."""
-    nox_itself = [sys.executable, "-m", "nox", "--session"]
-    side_by_side(session, {name: [*nox_itself, *lane] for name, lane in LANES.items()})
 
 
 @nox.session

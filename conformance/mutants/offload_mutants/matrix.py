@@ -35,7 +35,7 @@ from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 3
+AT_ONCE = 4
 """For two cores: a run is idle for most of its time."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
