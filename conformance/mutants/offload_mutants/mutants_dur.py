@@ -272,6 +272,6 @@ class RetriesWithoutAFence(UnfencedFor):
 
 @mutant("DUR-8", base="sqlite", quick=False)
 class BuriesWithoutAFence(UnfencedFor):
-    """Makes a dead letter of a job by its number alone, whoever has it now."""
+    """Buries a job by its number alone, even when another worker holds its lease."""
 
     verdict = Verdict.DEAD_LETTER

@@ -250,7 +250,7 @@ class TakesWholeNumbersForMilliseconds(Wrapper):
 
 @mutant("TIME-5")
 class PerformsAtInTheDefaultQueue(Wrapper):
-    """Makes the job anew for `perform_at`, and forgets in which queue it was."""
+    """Builds a new job for `perform_at`, without the queue of the old one."""
 
     async def perform_at(self, job: Job, when: datetime) -> str:
         if isinstance(job, Job) and job.queue in self.config[QUEUES]:

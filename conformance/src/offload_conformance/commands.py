@@ -108,7 +108,7 @@ def certify(url: str, out: Path, quick: bool, rules: tuple[str, ...], trace: Pat
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Whoever ends the run gets the certificate of what has been tested."""
+    """Treat SIGTERM as Ctrl-C, so that the partial certificate is written."""
     former = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield

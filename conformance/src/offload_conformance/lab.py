@@ -117,6 +117,12 @@ class Lab(Needs):
         limit = self.limits.recovery
         return DEADLINE if limit is None else limit.total_seconds()
 
+    @property
+    def reconnect(self) -> float:
+        """The claimed `reconnect` in seconds; every adapter that passes `need_server` has one."""
+        limit = self.limits.reconnect
+        return 0.0 if limit is None else limit.total_seconds()
+
     async def stop(self, worker: Worker, within: float = DEADLINE) -> StopReport:
         """Stop a worker; the record has its report as `stopped`.
 

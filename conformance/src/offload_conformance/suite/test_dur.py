@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -57,7 +56,7 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     performer = lab.worker(queues="default,other")
     rejected = {"*": [["reject", "boom"]]}
     dead = await lab.perform(performer, "dead", do=rejected)
-    # When the kill comes, these verdicts are carried out, or not: nothing is in between.
+    # When the kill comes, some of these are dead letters and some still jobs; none may be neither.
     dying: list[str] = []
     for number in range(1, DYING + 1):
         last: list[list[Any]] = [["gate", f"dies {number}"], ["reject", "boom"]]
@@ -135,7 +134,7 @@ async def kill_before_what_it_took_arrives(lab: Lab, **options: Any) -> None:
 
 
 async def until_more_runs(lab: Lab, count: int) -> None:
-    """Return when so many more runs have begun."""
+    """Wait until `count` more runs have started."""
     enough = lab.runs() + count
     await lab.stage.until(f"{count} more runs to start", lambda: lab.runs() >= enough)
 
@@ -177,7 +176,7 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     lab.history.add("fault_hit", kind="server kill", running=["running"])
     lab.stage.open("hold")
     await server.start()
-    reconnect = seconds(lab.limits.reconnect)
+    reconnect = lab.reconnect
     back = asyncio.get_running_loop().time()
     again = lambda: performs(lab, worker, "after")  # noqa: E731
     await lab.until("the worker to perform again", again, reconnect + PATIENCE)
@@ -207,7 +206,7 @@ async def test_DUR_4_cut_while_performing(lab: Lab, count: int) -> None:
         await lab.until("it to perform again", lambda: performs(lab, performer, "after"))
         worker = lab.worker()
         await worker.start()
-        await until_all_ran(lab, seconds(lab.limits.reconnect))
+        await until_all_ran(lab, lab.reconnect)
         await performer.stop()  # while there is a way to its backend
         # What raised may have been stored all the same; what returned must have been.
         lab.check("each_accepted_ran")
@@ -216,7 +215,7 @@ async def test_DUR_4_cut_while_performing(lab: Lab, count: int) -> None:
 @pytest.mark.slow
 async def test_DUR_5_a_half_open_connection_is_noticed(lab: Lab) -> None:
     server = lab.need_server()
-    reconnect = seconds(lab.limits.reconnect)
+    reconnect = lab.reconnect
     async with FaultProxy(lab.history, *server.address) as proxy:
         worker, performer = lab.worker(through=proxy), lab.worker()
         await worker.start()
@@ -240,11 +239,6 @@ async def performs(lab: Lab, worker: Worker, tag: str) -> bool:
     except BackendUnavailableError:
         return False
     return True
-
-
-def seconds(limit: timedelta | None) -> float:
-    """A limit that is stated."""
-    return limit.total_seconds() if limit is not None else 0.0
 
 
 async def test_DUR_6_a_job_that_kills_its_process_ends(lab: Lab) -> None:

@@ -85,7 +85,7 @@ async def test_DIST_6_woken_by_another_worker(lab: Lab) -> None:
 
 
 async def test_DIST_6_woken_beside_busy_ones(lab: Lab) -> None:
-    """Whoever else waits for jobs of this queue has no slot for them."""
+    """The other workers that wait on this queue have no free slot."""
     performer = lab.worker(puppets=False)
     workers = [lab.worker(concurrency=1) for _ in range(3)]
     for number, worker in enumerate(workers, 1):
