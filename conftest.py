@@ -96,10 +96,14 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A page's snippets build on each other, so one process runs them all."""
+    """A page's snippets build on each other, so one process runs them all.
+
+    Groups begin: each is run by one process, and most of them start a server.
+    """
     for item in items:
         if item.path.suffix == ".md":
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
 
 
 pytest_collect_file = Sybil(

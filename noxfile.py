@@ -15,16 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = [
-    "lint",
-    "types",
-    "tests",
-    "newest",
-    "uvloop",
-    "conformance",
-    "mutants",
-    "wheels",
-]
+nox.options.sessions = ["checks"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -38,9 +29,19 @@ PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
+LANES = {
+    "tests": ["lint", "types", "tests", "newest", "conformance", "wheels"],
+    "mutants": ["mutants"],
+}
+"""What must pass, side by side: a mutant's run waits for most of its time, and gives way."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
-IN_PROCESS = ["core", "adapters/simple", "adapters/sqlite", "tests"]
-"""The suites that need no server, and so little time."""
+LOOPS = {
+    "asyncio": ["core", "adapters/simple", "adapters/sqlite"],
+    "uvloop": ["adapters/redis", "tests"],
+}
+"""What is tested on the newest Python, on which loop."""
+IN_PARALLEL = ["-n", "4"]
+"""For two cores: a test waits for half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
 
@@ -114,6 +115,13 @@ def side_by_side(
         session.error(f"failed: {', '.join(failed)}")
 
 
+@nox.session(python=False)
+def checks(session: nox.Session) -> None:
+    """Everything that must pass."""
+    nox_itself = [sys.executable, "-m", "nox", "--session"]
+    side_by_side(session, {name: [*nox_itself, *lane] for name, lane in LANES.items()})
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Lint, and check the format."""
@@ -133,7 +141,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests. Arguments go to pytest."""
     install(session)
-    session.run("pytest", *(session.posargs or ("-n", "2")))
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session(default=False)
@@ -141,28 +149,17 @@ def coverage(session: nox.Session) -> None:
     """Show which lines no test reaches."""
     install(session)
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "2")
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL)
     session.run("coverage", "combine", "--quiet", silent=True)
     session.run("coverage", "report")
 
 
 @nox.session(python=NEWEST)
 def newest(session: nox.Session) -> None:
-    """Test on the newest Python here what needs no server. Arguments go to pytest."""
+    """Test on the newest Python here, a part of it on uvloop. `nox -s matrix` tests all."""
     install(session)
-    session.run("pytest", "-n", "2", *(session.posargs or IN_PROCESS))
-
-
-@nox.session(python=NEWEST)
-def uvloop(session: nox.Session) -> None:
-    """Test adapters on uvloop, with the newest Python here. Arguments go to pytest.
-
-    RabbitMQ's take long; `nox -s uvloop -- adapters/amqp` tests them.
-    """
-    install(session)
-    folders = ["adapters/simple", "adapters/sqlite", "adapters/redis", "tests"]
-    loop = {"OFFLOAD_TEST_LOOP": "uvloop"}
-    session.run("pytest", "-n", "2", *(session.posargs or folders), env=loop)
+    for loop, folders in LOOPS.items():
+        session.run("pytest", *IN_PARALLEL, *folders, env={"OFFLOAD_TEST_LOOP": loop})
 
 
 @nox.session(python=SUPPORTED, default=False)
@@ -170,7 +167,7 @@ def uvloop(session: nox.Session) -> None:
 def matrix(session: nox.Session, loop: str) -> None:
     """Test everything on each supported Python and each loop. Arguments go to pytest."""
     install(session)
-    session.run("pytest", "-n", "2", *session.posargs, env={"OFFLOAD_TEST_LOOP": loop})
+    session.run("pytest", *IN_PARALLEL, *session.posargs, env={"OFFLOAD_TEST_LOOP": loop})
 
 
 @nox.session
@@ -218,7 +215,7 @@ def certify_all(session: nox.Session) -> list[Path]:
     names = {url.partition(":")[0]: url for url in urls}
     certify = ["offload", "certify", "--out", str(folder)]
     side_by_side(
-        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=2
+        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=3
     )
     return [folder / f"{name}.json" for name in names]
 

@@ -384,7 +384,7 @@ def draw_place(content: Content, data: st.DataObject) -> tuple[Any, Any]:
         place = place[key]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_edit_without_a_new_digest_is_refused(genuine_text, tmp_path, data):
     content: Content = json.loads(genuine_text)
@@ -436,7 +436,7 @@ def test_a_huge_file_is_not_even_read(tmp_path):
     assert told(path) == (2, f"{path}: not a certificate: it has more than 32 MiB\n")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_nothing_in_it_makes_it_fail_otherwise(genuine_text, tmp_path, data):
     """Any value in any place: it is refused, or it was of no matter, and never a traceback."""

@@ -16,6 +16,7 @@ import re
 import traceback
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ from offload_conformance.needs import Needs, adapter_of
 from offload_conformance.rules import RULES, Rule
 from offload_conformance.stage import Stage
 
+SUITE = Path(__file__).with_name("suite")
 RULE_OF_TEST = re.compile(r"test_([A-Z]+)_(\d+)_")
 
 _NOT_AUTHORS = ("/pluggy/", "/_pytest/", "/pytest_asyncio/", "/asyncio/")
@@ -81,6 +83,16 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"{error}\n\n{traced(error, Masked(url))}") from None
         except OffloadError as error:
             raise pytest.UsageError(str(error)) from None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of the suite, read only the chapters that hold a test of the rules asked for."""
+    rules = config.getoption("rule")
+    if not rules or collection_path.parent != SUITE or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text()
+    wanted = any(f"def test_{rule.replace('-', '_')}_" in text for rule in rules)
+    return None if wanted or collection_path.name == "__init__.py" else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
