@@ -38,7 +38,7 @@ from offload_mutants.registry import VARIANTS, Variant
 AT_ONCE = 6
 """For two cores: a run is idle for most of its time."""
 GIVES_WAY = 10
-"""By how much a mutant's run is nicer than others: it must fail, which takes as long as it takes."""
+"""By how much a mutant's run is nicer than what runs beside: it fails however slow it is."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
