@@ -46,7 +46,7 @@ def set_lease(tmp_path, milliseconds):
 
 
 STAND_STILL = """
-UPDATE offload_worker SET expires_ms = expires_ms - ? * (CASE WHEN expires_ms < 0 THEN -1 ELSE 1 END)
+UPDATE offload_worker SET expires_ms = expires_ms - ? * iif(expires_ms < 0, -1, 1)
 """
 """Let the host's clock have gone on by so many ms, while nobody could do anything."""
 
