@@ -34,19 +34,21 @@ REAP_SECONDS = 1.0
 _FARTHEST_MS = 2 * LONGEST_LEASE // timedelta(milliseconds=1)
 
 
-class _Verdict(Enum):
-    """What another worker is, that doesn't seem to live."""
+class Silence(Enum):
+    """What it means that a worker is silent."""
 
     KILLED = "its process is gone"
     DEAD = "it was silent for too long"
-    SILENT = "it becomes a suspect"
+    SUSPICIOUS = "it has half a lease to extend its own"
 
 
-class _Silent(NamedTuple):
+class Silent(NamedTuple):
+    """A worker that doesn't seem to live, with the end of its lease."""
+
     session: int
     bell: str
     expires_ms: int
-    verdict: _Verdict
+    verdict: Silence
 
 
 class Sessions:
@@ -194,15 +196,15 @@ class Sessions:
         self._mend(own_session)
         silent = self._silent(own_session)
         self._suspect(silent)
-        if all(each.verdict is _Verdict.SILENT for each in silent) and not self._has_orphans():
+        if all(each.verdict is Silence.SUSPICIOUS for each in silent) and not self._has_orphans():
             return True
         with database.transaction():
             self.hold(own_session)  # the stall may have come before this transaction
             # Asked again now that nobody else can write: a worker may have come back.
             for session, name, _, verdict in self._silent(own_session):
-                if verdict is not _Verdict.SILENT:
+                if verdict is not Silence.SUSPICIOUS:
                     self._take_back(session)
-                if verdict is _Verdict.KILLED:
+                if verdict is Silence.KILLED:
                     self.bells_of_all.remove(name)
             database.connection.execute(
                 f"UPDATE {database.job} SET session = 0 WHERE session IN ({self._orphans()})"
@@ -232,13 +234,13 @@ class Sessions:
             log.warning("another program changed how a worker of %s is woken; %s", worker, end)
         self._is_told = not mended
 
-    def _suspect(self, silent: Sequence[_Silent]) -> None:
+    def _suspect(self, silent: Sequence[Silent]) -> None:
         """Give those that become suspects half a lease, in which they must extend theirs."""
         database = self._database
         self._unmarked &= {(each.session, each.expires_ms) for each in silent}
         update = f"UPDATE {database.worker} SET expires_ms = ? WHERE session = ? AND expires_ms = ?"
         for session, _, expires, verdict in silent:
-            if verdict is not _Verdict.SILENT:
+            if verdict is not Silence.SUSPICIOUS:
                 continue
             try:
                 with database.transaction():
@@ -255,7 +257,7 @@ class Sessions:
             else:
                 self._unmarked.add((session, expires))
 
-    def _silent(self, own_session: int) -> list[_Silent]:
+    def _silent(self, own_session: int) -> list[Silent]:
         """The other workers that don't seem to live."""
         database = self._database
         with any_text(database.connection):
@@ -267,28 +269,28 @@ class Sessions:
         for session, bell, expires in rows:
             life = self.bells_of_all.ask(bell)
             if life is Life.DEAD:
-                silent.append(_Silent(session, bell, 0, _Verdict.KILLED))
+                silent.append(Silent(session, bell, 0, Silence.KILLED))
             elif not isinstance(expires, int):
-                silent.append(_Silent(session, bell, 0, _Verdict.DEAD))  # a stranger wrote that
+                silent.append(Silent(session, bell, 0, Silence.DEAD))  # a stranger wrote that
             elif verdict := self._judge(session, expires, life):
-                silent.append(_Silent(session, bell, expires, verdict))
+                silent.append(Silent(session, bell, expires, verdict))
         return silent
 
-    def _judge(self, session: int, expires: int, life: Life) -> _Verdict | None:
+    def _judge(self, session: int, expires: int, life: Life) -> Silence | None:
         now = now_ms()
         if expires > now + _FARTHEST_MS:
             # A stranger wrote that; or the clock was set back, which a living worker makes up for.
-            return None if life is Life.ALIVE else _Verdict.DEAD
+            return None if life is Life.ALIVE else Silence.DEAD
         if expires >= _end_of(self._lease / 2):
             return None
         if expires < -now - _FARTHEST_MS:
-            return _Verdict.SILENT
+            return Silence.SUSPICIOUS
         if expires < -now:
             self._look_at(-expires)
             return None
         if expires < 0 or (expires < now and (session, expires) in self._unmarked):
-            return _Verdict.DEAD if time.monotonic() >= self._patient_until else None
-        return _Verdict.SILENT
+            return Silence.DEAD if time.monotonic() >= self._patient_until else None
+        return Silence.SUSPICIOUS
 
     def _look_at(self, end_ms: int) -> None:
         """Look again when the time of a suspect is up, if it is sooner than otherwise."""
