@@ -141,10 +141,10 @@ async def test_requeue_and_discard_say_so_when_their_answer_was_lost(
 
 
 async def lapse(driver, subscription):
-    """What a sweep does when the lease of a subscription has run out: here, at once."""
+    """Let the worker of a subscription have been silent for longer than its lease."""
     (session,) = subscription._sessions
     keys = session.keys
-    await driver._link.execute([("ZADD", keys.leases, 1, session.name)])
+    await driver._link.execute([("ZADD", keys.leases, -1, session.name)])
 
 
 @pytest.mark.parametrize("verdict", list(Verdict))

@@ -12,7 +12,11 @@ from support import DEADLINE
 
 from offload import Entry, Job, QueueCounts, Settlement, Verdict
 from offload_redis import scripts
+from offload_redis.keys import QueueKeys
 from offload_redis.scripts import Call
+
+LEASE = 15.0
+"""The seconds of the lease, unless a test asks for another."""
 
 
 def entries(count):
@@ -27,25 +31,37 @@ def keys_of(subscription):
     return subscription._sessions[0].keys
 
 
-async def run_out(driver, *subscriptions):
-    """Let their leases have run out, with nobody having seen it."""
-    for subscription in subscriptions:
-        session = subscription._sessions[0]
-        await driver._link.execute([("ZADD", session.keys.leases, 1, session.name)])
+async def stand_still(driver, seconds):
+    """Let the server's clock have gone on by so much, while nothing reached it."""
+    keys = QueueKeys(driver._namespace, "default", "nobody")
+    scores = await driver._link.ask("ZRANGE", keys.leases, 0, -1, "WITHSCORES")
+    for session, score in zip(scores[::2], scores[1::2], strict=True):
+        passed = seconds * 1000 * (-1 if float(score) >= 0 else 1)
+        await driver._link.ask("ZINCRBY", keys.leases, passed, session)
 
 
-async def lease_left(driver, subscription):
-    """The ms until its lease runs out."""
+async def die(driver, subscription):
+    """Let its worker have been silent for longer than its lease, and the server have seen it."""
     session = subscription._sessions[0]
-    until, (seconds, _) = await driver._link.execute(
+    await driver._link.ask("ZADD", session.keys.leases, -1, session.name)
+
+
+async def until_suspect(driver, subscription):
+    """The seconds until its worker is a suspect."""
+    session = subscription._sessions[0]
+    score, (now, _) = await driver._link.execute(
         [("ZSCORE", session.keys.leases, session.name), ("TIME",)]
     )
-    return float(until) - int(seconds) * 1000
+    return float(score) / 1000 - int(now)
 
 
 async def sweep(subscription):
-    subscription._sweeper._next = subscription._sweeper._not_before = 0.0
+    subscription._sweeper._next = 0.0
     await subscription._sweeper.sweep()
+
+
+async def running(driver):
+    return (await driver.counts())["default"].running
 
 
 # -- fetching --------------------------------------------------------------------
@@ -56,9 +72,9 @@ async def test_a_fetch_under_a_lease_that_has_run_out_extends_it(driver, subscri
     stale, other = await subscribe(driver), await subscribe(driver)
     await other.fetch(1)
     held = await stale.fetch(1)
-    await run_out(driver, stale)
+    await die(driver, stale)
     taken = await stale.fetch(1)
-    assert await lease_left(driver, stale) > 10_000
+    assert await until_suspect(driver, stale) > LEASE / 2 - 5
     await sweep(other)
     assert (await driver.counts())["default"] == QueueCounts(waiting=1, running=3)
     both = [*held.deliveries, *taken.deliveries]
@@ -81,7 +97,7 @@ async def test_a_fetch_of_a_session_that_was_ended_takes_nothing(driver, subscri
     await driver.enqueue(entries(4))
     stale, other = await subscribe(driver), await subscribe(driver)
     await stale.fetch(1)
-    await run_out(driver, stale)
+    await die(driver, stale)
     await sweep(other)
     assert ids(await stale.fetch(1)) == []
     assert ids(await stale.fetch(1)) == ["job-0"]  # under another name
@@ -93,7 +109,7 @@ async def test_a_first_fetch_that_comes_again_when_it_was_ended_loses_nothing(dr
     stale, other = await subscribe(driver), await subscribe(driver)
     call = stale._sessions[0].fetch(2)
     await driver._link.run([call])
-    await run_out(driver, stale)
+    await die(driver, stale)
     keys = keys_of(stale)
     where = (keys.running, keys.leases, keys.numbers)
     await driver._link.run([Call(scripts.LAPSE, where, ("nobody", 1000))])
@@ -110,45 +126,173 @@ async def test_a_sweep_never_ends_its_own_session(driver, subscribe):
     await driver.enqueue(entries(2))
     subscription = await subscribe(driver)
     await subscription.fetch(1)
-    await run_out(driver, subscription)
+    await die(driver, subscription)
     await sweep(subscription)
-    assert await lease_left(driver, subscription) > 10_000
     assert (await driver.counts())["default"] == QueueCounts(waiting=1, running=1)
+    assert len((await subscription.fetch(1)).deliveries) == 1
+    assert await until_suspect(driver, subscription) > LEASE / 2 - 5
 
 
-@pytest.mark.parametrize("learns", ["in a sweep", "in a fetch", "as it extends"])
-async def test_who_stood_still_gives_the_others_time_to_say_that_they_live(
-    driver, subscribe, learns
-):
+UNHEARD = {
+    "sweep": lambda subscription: subscription._sessions[0].lapse(),
+    "fetch": lambda subscription: subscription._sessions[0].fetch(0),
+    "extension": lambda subscription: subscription._sessions[0].extend(),
+}
+
+
+@pytest.mark.parametrize("unheard", UNHEARD)
+async def test_dur_7_what_nobody_hears_after_a_standstill_harms_nobody(driver, subscribe, unheard):
+    """What was sent before it is carried out at its end, though its sender has given up."""
     await driver.enqueue(entries(2))
     first, second = await subscribe(driver), await subscribe(driver)
-    held = await second.fetch(2)
+    held = await second.fetch(1)
     await first.fetch(1)
-    await run_out(driver, first, second)
-    if learns == "in a sweep":
-        await first._sweeper.sweep()
-    elif learns == "in a fetch":
-        await first.fetch(1)
-    else:
-        await asyncio.to_thread(first.extend, ())
-    assert first._sweeper._not_before > time.monotonic() + 5.0
-    await first.fetch(1)  # sees a lease that has run out, and waits all the same
-    assert not first._sweeper.is_due
+    await stand_still(driver, LEASE + 1)
+    await driver._link.run([UNHEARD[unheard](first)])
+    await sweep(first)
+    await first.fetch(1)
     assert not await asyncio.to_thread(second.extend, held.deliveries)
     await sweep(first)
-    assert (await driver.counts())["default"] == QueueCounts(running=2)
+    assert await running(driver) == 2
 
 
-async def test_who_does_not_say_so_in_time_is_dead(driver, subscribe):
+async def test_dur_7_who_extended_last_before_a_standstill_takes_nothing_from_the_others(
+    driver, subscribe
+):
+    """Its own lease is good all the time."""
+    await driver.enqueue(entries(2))
+    first, second = await subscribe(driver), await subscribe(driver)
+    await first.fetch(1)
+    held = await second.fetch(1)
+    await stand_still(driver, LEASE * 0.3)
+    await asyncio.to_thread(first.extend, ())
+    await stand_still(driver, LEASE * 0.8)
+    await sweep(first)
+    await first.fetch(1)
+    await sweep(first)
+    assert not await asyncio.to_thread(second.extend, held.deliveries)
+    assert await running(driver) == 2
+
+
+async def test_dur_7_who_starts_after_a_standstill_takes_nothing_from_the_others(driver, subscribe):
+    await driver.enqueue(entries(2))
+    first, second = await subscribe(driver), await subscribe(driver)
+    held = {each: (await each.fetch(1)).deliveries for each in (first, second)}
+    await stand_still(driver, LEASE * 100)
+    late = await subscribe(driver)
+    assert not (await late.fetch(2)).deliveries
+    await sweep(late)
+    for each, deliveries in held.items():
+        assert not await asyncio.to_thread(each.extend, deliveries)
+    assert await running(driver) == 2
+
+
+async def test_who_is_silent_for_half_a_lease_more_is_dead(driver, subscribe):
     await driver.enqueue(entries(2))
     first, second = await subscribe(driver), await subscribe(driver)
     await second.fetch(2)
-    await first.fetch(1)
-    await run_out(driver, first, second)
+    await stand_still(driver, LEASE + 1)
     await sweep(first)
-    assert (await driver.counts())["default"] == QueueCounts(running=2)
+    await first.fetch(1)
+    await stand_still(driver, LEASE / 2 - 1)
+    await sweep(first)
+    assert await running(driver) == 2
+    await stand_still(driver, 2)
     await sweep(first)
     assert ids(await first.fetch(2)) == ["job-0", "job-1"]
+
+
+async def test_dur_2_who_dies_is_swept_a_lease_after_it_was_last_heard_of(driver, subscribe):
+    """Not half a lease later, though it is a suspect first."""
+    await driver.enqueue(entries(1))
+    first, second = await subscribe(driver), await subscribe(driver)
+    await second.fetch(1)
+    await sweep(first)
+    await stand_still(driver, LEASE / 2 + 1)
+    await first.fetch(1)
+    assert LEASE / 2 - 5 < first._sweeper.seconds_left <= LEASE / 2
+    await stand_still(driver, LEASE / 2)
+    assert not (await first.fetch(1)).deliveries
+    assert first._sweeper.is_due
+    assert len((await first.fetch(1)).deliveries) == 1
+
+
+async def test_dur_2_idle_workers_sweep_when_the_time_of_a_suspect_is_up(drive, subscribe):
+    """Long before they would look again by themselves."""
+    driver = await drive(lease="1s")
+    await driver.enqueue(entries(1))
+    idle, dead = await subscribe(driver), await subscribe(driver)
+    await dead.fetch(1)
+    await sweep(idle)
+    await idle.wait(60)  # takes the marker that the job has left
+    await stand_still(driver, 0.9)
+    await idle.fetch(1)
+    began = time.monotonic()
+    await idle.wait(60)
+    assert 0.3 < time.monotonic() - began < 0.9
+    assert len((await idle.fetch(1)).deliveries) == 1
+
+
+async def test_a_suspect_is_seen_while_all_are_busy(driver, subscribe):
+    """Busy workers fetch nothing for long. They extend their leases."""
+    await driver.enqueue(entries(2))
+    busy, dead = await subscribe(driver), await subscribe(driver)
+    await busy.fetch(1)
+    await dead.fetch(1)
+    await sweep(busy)
+    for _ in range(3):
+        await stand_still(driver, LEASE / 2 + 1)
+        await asyncio.to_thread(busy.extend, ())
+    await busy.fetch(1)
+    assert len((await busy.fetch(1)).deliveries) == 1
+
+
+async def test_each_is_given_the_time_of_its_own_lease(drive, subscribe):
+    """Workers of one queue may have other leases: it is their own that says how often they come."""
+    hasty, patient = await drive(lease="2s"), await drive(lease="60s")
+    await hasty.enqueue(entries(2))
+    short, long = await subscribe(hasty), await subscribe(patient)
+    held = await long.fetch(1)
+    await short.fetch(1)
+    await stand_still(hasty, 61)
+    await short.fetch(1)
+    await stand_still(hasty, 25)
+    await sweep(short)
+    assert not await asyncio.to_thread(long.extend, held.deliveries)
+    await short.fetch(1)
+    await stand_still(hasty, 1.1)
+    await long.fetch(1)
+    await stand_still(hasty, 1.1)
+    await sweep(long)
+    assert await running(hasty) == 1
+
+
+@pytest.mark.parametrize("score", [0, 1, -1, "inf", "-inf", 9e15, -9e15, 1e300, -1e-300])
+async def test_dur_2_a_session_with_an_odd_score_ends_all_the_same(driver, subscribe, score):
+    await driver.enqueue(entries(1))
+    first, odd = await subscribe(driver), await subscribe(driver)
+    await odd.fetch(1)
+    session = odd._sessions[0]
+    await driver._link.ask("ZADD", session.keys.leases, score, session.name)
+    await sweep(first)
+    found = ids(await first.fetch(1))
+    await stand_still(driver, LEASE / 2 + 1)
+    await sweep(first)
+    assert found + ids(await first.fetch(1)) == ["job-0"]
+
+
+@pytest.mark.parametrize("name", ["stranger", "a-", "a-x", "a-99999999999999", "-", "a.b-1"])
+async def test_dur_2_a_session_with_a_name_of_its_own_ends_like_ours(driver, subscribe, name):
+    await driver.enqueue(entries(1))
+    subscription = await subscribe(driver)
+    keys = keys_of(subscription)
+    entry = await driver._link.ask("LPOP", keys.ready)
+    await driver._link.ask("HSET", keys.running, f"{name}.1", entry)
+    await driver._link.ask("ZADD", keys.leases, 1, name)
+    await subscription.fetch(1)
+    await stand_still(driver, LEASE / 2 + 1)
+    await sweep(subscription)
+    assert len((await subscription.fetch(1)).deliveries) == 1
 
 
 async def test_what_is_reclaimed_is_not_of_a_session_that_has_extended(driver, subscribe):
@@ -173,7 +317,7 @@ async def test_a_session_that_begins_while_another_is_extended_is_not_taken_for_
     await driver.enqueue(entries(3))
     stale, other = await subscribe(driver), await subscribe(driver)
     old = (await stale.fetch(1)).deliveries
-    await run_out(driver, stale)
+    await die(driver, stale)
     await sweep(other)
     run, new = stale._keeper.run, []
     loop = asyncio.get_running_loop()

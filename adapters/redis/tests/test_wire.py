@@ -83,9 +83,10 @@ async def test_a_running_job_is_filed_under_a_session_with_a_lease(make, store, 
     job_id = await worker.perform(Job("hold"))
     await recorder.until_started(1)
     ((field, entry),) = store.hgetall(keys.running).items()
-    ((session, until),) = store.zrange(keys.leases, 0, -1, withscores=True)
+    ((session, suspect_from),) = store.zrange(keys.leases, 0, -1, withscores=True)
     assert field == session + b".1" and entry.startswith(f"{job_id} 0 ".encode())
-    assert now_ms() + 15_000 < until <= now_ms() + 30_000
+    assert now_ms() + 5_000 < suspect_from <= now_ms() + 15_000
+    assert session.endswith(b"-30000")
     recorder.gate.set()
 
 

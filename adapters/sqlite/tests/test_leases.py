@@ -45,6 +45,24 @@ def set_lease(tmp_path, milliseconds):
             connection.execute("UPDATE offload_worker SET expires_ms = ?", (end,))
 
 
+STAND_STILL = """
+UPDATE offload_worker SET expires_ms = expires_ms - ? * iif(expires_ms < 0, -1, 1)
+"""
+"""Let the host's clock have gone on by so many ms, while nobody could do anything."""
+
+
+def stand_still(tmp_path, seconds):
+    connection = sqlite3.connect(tmp_path / "jobs.db", timeout=20)
+    with contextlib.closing(connection), connection:
+        connection.execute(STAND_STILL, (int(seconds * 1000),))
+
+
+async def look(driver, subscription, limit=10):
+    """Fetch, when it is time to look for the dead."""
+    driver._store.sessions._next_reaping = 0.0
+    return (await subscription.fetch(limit)).deliveries
+
+
 def lease_left(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", timeout=20)) as connection:
         ((end,),) = connection.execute("SELECT expires_ms FROM offload_worker").fetchall()
@@ -102,7 +120,9 @@ async def test_one_that_has_stalled_for_longer_than_its_lease_is_taken_over(make
     (old,) = (await first.fetch(1)).deliveries
     set_lease(tmp_path, -5_000)
     second = await two.subscribe(["default"])
-    (a, b) = (await second.fetch(10)).deliveries
+    assert len(await look(two, second, 0)) == 0
+    stand_still(tmp_path, 16)
+    (a, b) = await look(two, second)
     assert (a.id, a.attempt) == (old.id, 2)
     # Nothing of the old session is settled, nor leased under it.
     for verdict in Verdict:
@@ -115,6 +135,137 @@ async def test_one_that_has_stalled_for_longer_than_its_lease_is_taken_over(make
     assert not await second.settle([Settlement(b, Verdict.ACKNOWLEDGE)])
     await first.close()
     await second.close()
+
+
+async def test_dur_7_who_starts_after_a_standstill_takes_nothing_from_the_others(make, tmp_path):
+    """A host that stood still, or stopped processes that go on at once."""
+    one, two = await make(lease="30s"), await make(lease="30s")
+    first, late = await one.subscribe(["default"]), await two.subscribe(["default"])
+    await late.close()
+    await one.enqueue(entries(1))
+    held = (await first.fetch(1)).deliveries
+    stand_still(tmp_path, 3000)
+    late = await two.subscribe(["default"])
+    for _ in range(2):
+        assert not await look(two, late)
+    assert not await asyncio.to_thread(first.extend, held)
+    assert not await look(two, late)
+    await first.close()
+    await late.close()
+
+
+async def test_dur_7_who_extended_last_before_a_standstill_takes_nothing_from_the_others(
+    make, tmp_path
+):
+    """Its own lease is good all the time, and the other was a little late."""
+    one, two = await make(lease="30s"), await make(lease="30s")
+    first, second = await one.subscribe(["default"]), await two.subscribe(["default"])
+    await one.enqueue(entries(1))
+    held = (await second.fetch(1)).deliveries
+    stand_still(tmp_path, 30 * 0.45)
+    await asyncio.to_thread(first.extend, [])
+    stand_still(tmp_path, 30 * 0.6)
+    for _ in range(2):
+        assert not await look(one, first)
+    assert not await asyncio.to_thread(second.extend, held)
+    assert not await look(one, first)
+    await first.close()
+    await second.close()
+
+
+async def test_dur_7_who_waited_for_the_lock_to_take_from_the_dead_takes_it_from_them_only(
+    make, tmp_path, monkeypatch
+):
+    """It has seen before that somebody is dead. Meanwhile all leases have run out."""
+    one, two = await make(lease="30s"), await make(lease="30s")
+    first, second = await one.subscribe(["default"]), await two.subscribe(["default"])
+    await one.enqueue(entries(2))
+    held = (await second.fetch(1)).deliveries
+    sessions, has_seen = one._store.sessions, threading.Event()
+
+    def see_an_orphan():
+        has_seen.set()
+        return True
+
+    monkeypatch.setattr(sessions, "_has_orphans", see_an_orphan)
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as holder:
+        holder.execute("UPDATE offload_job SET session = 99 WHERE id = 'j1'")
+        holder.execute("BEGIN IMMEDIATE")
+        holder.execute(STAND_STILL, (31_000,))
+        looking = asyncio.create_task(look(one, first))
+        assert await asyncio.to_thread(has_seen.wait, DEADLINE)
+        holder.execute("COMMIT")
+    assert [each.id for each in await looking] == ["j1"]
+    assert not await asyncio.to_thread(second.extend, held)
+    assert not await look(one, first)
+    await first.close()
+    await second.close()
+
+
+async def test_dur_2_who_is_silent_for_a_lease_is_dead(make, tmp_path):
+    """Not half a lease later, though it is a suspect first."""
+    one, two = await make(lease="30s"), await make(lease="30s")
+    first, second = await one.subscribe(["default"]), await two.subscribe(["default"])
+    await one.enqueue(entries(1))
+    assert (await second.fetch(1)).deliveries
+    for seconds in (16, 13.9):
+        stand_still(tmp_path, seconds)
+        await asyncio.to_thread(first.extend, [])
+        one._store.sessions._patient_until = 0.0
+        assert not await look(one, first)
+    assert one._store.sessions.seconds_to_reaping < 1
+    stand_still(tmp_path, 1.2)
+    await asyncio.to_thread(first.extend, [])
+    assert len(await look(one, first)) == 1
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize(
+    "end", [0, 1, -1, 2**63 - 1, -(2**63), 9e15, -9e15, "never", b"never", None]
+)
+async def test_dur_2_a_worker_with_an_odd_lease_dies_all_the_same(make, tmp_path, end):
+    """It has no bell that tells."""
+    driver = await make(lease="30s")
+    await driver.enqueue(entries(1))
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
+        connection.execute("DROP TABLE offload_worker")
+        connection.execute(
+            "CREATE TABLE offload_worker (session INTEGER PRIMARY KEY, queues, bell, expires_ms)"
+        )
+        connection.execute("INSERT INTO offload_worker VALUES (99, 'default', '', ?)", (end,))
+        connection.execute("UPDATE offload_job SET session = 99, attempt = 1")
+    subscription = await driver.subscribe(["default"])
+    found = [*await look(driver, subscription)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
+        connection.execute(
+            "UPDATE offload_worker SET expires_ms = expires_ms + 16000 WHERE session = 99"
+        )
+    found += await look(driver, subscription)
+    assert [each.id for each in found] == ["j0"]
+    await subscription.close()
+
+
+@pytest.mark.parametrize(
+    "forbids", ["RAISE(ABORT, 'no')", "RAISE(IGNORE)", "RAISE(ROLLBACK, 'no')"]
+)
+async def test_dur_2_a_worker_whose_row_a_trigger_protects_dies_all_the_same(
+    make, tmp_path, forbids
+):
+    """Its lease can't be extended either."""
+    driver = await make(lease="30s")
+    await driver.enqueue(entries(1))
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as connection, connection:
+        connection.execute("INSERT INTO offload_worker VALUES (99, 'default', '', 1)")
+        connection.execute("UPDATE offload_job SET session = 99, attempt = 1")
+        connection.execute(
+            "CREATE TRIGGER protect BEFORE UPDATE ON offload_worker WHEN old.session = 99 "
+            f"BEGIN SELECT {forbids}; END"
+        )
+    subscription = await driver.subscribe(["default"])
+    found = [*await look(driver, subscription), *await look(driver, subscription)]
+    assert [each.id for each in found] == ["j0"]
+    await subscription.close()
 
 
 async def test_a_session_that_is_taken_between_look_and_lease_leases_nothing(make, tmp_path):

@@ -14,6 +14,7 @@ from offload_mutants.drivers import SettlesSqlite, fetches
 from offload_mutants.registry import mutant
 from offload_sqlite.database import now_ms
 from offload_sqlite.driver import SqliteDriver
+from offload_sqlite.sessions import Silence, Silent
 from offload_sqlite.subscription import SqliteSubscription
 
 
@@ -138,19 +139,20 @@ class CountsNoRunThatWasCutShort(SqliteDriver):
     async def open(self) -> None:
         await super().open()
         database, sessions = self._store.database, self._store.sessions
-        find_dead = sessions._dead
+        find_silent = sessions._silent
 
-        def uncount(own_session: int) -> list[tuple[int, str, bool]]:
-            dead = find_dead(own_session)
+        def uncount(own_session: int) -> list[Silent]:
+            silent = find_silent(own_session)
             if database.connection.in_transaction:
-                for session, _, _ in dead:
-                    database.connection.execute(
-                        f"UPDATE {database.job} SET attempt = attempt - 1 WHERE session = ?",
-                        (session,),
-                    )
-            return dead
+                for each in silent:
+                    if each.verdict is not Silence.SUSPICIOUS:
+                        database.connection.execute(
+                            f"UPDATE {database.job} SET attempt = attempt - 1 WHERE session = ?",
+                            (each.session,),
+                        )
+            return silent
 
-        sessions._dead = uncount  # type: ignore[method-assign]
+        sessions._silent = uncount  # type: ignore[method-assign]
 
 
 @mutant("DUR-6", base="sqlite")

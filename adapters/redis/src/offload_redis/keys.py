@@ -71,7 +71,7 @@ class QueueKeys:
         self.running = f"{start}:running"
         """Hash of entries that are leased, by session and number."""
         self.leases = f"{start}:leases"
-        """Sorted set of the sessions that hold leases, by the end of these."""
+        """Sorted set of the sessions that hold leases, by when they are suspects, or end."""
         self.numbers = f"{start}:numbers"
         """Hash of the number that each session takes next: a late call brings nothing."""
         self.wake = f"{start}:wake"

@@ -29,7 +29,8 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        self.name = secrets.token_hex(8)
+        # With the lease, for whoever finds it silent: workers of one queue may have other leases.
+        self.name = f"{secrets.token_hex(8)}-{self._lease_ms}"
         self._is_known = False
         self._next_number = 1
 
@@ -64,11 +65,11 @@ class Session:
         self._begin()
 
     def extend(self) -> Call:
-        """Hold its leases for longer; answers whether it still does, and did."""
+        """Hold its leases for longer; answers whether it still does."""
         return Call(scripts.EXTEND, (self.keys.leases,), (self.name, self._lease_ms))
 
     def lapse(self) -> Call:
-        """End the sessions of this queue whose leases have run out, but never this one."""
+        """End the sessions of this queue that were silent for a lease, but never this one."""
         keys = self.keys
         where = (keys.running, keys.leases, keys.numbers)
         return Call(scripts.LAPSE, where, (self.name, self._lease_ms))

@@ -27,10 +27,6 @@ LOOK_SECONDS = 1.0
 """How often an idle worker looks for itself: a marker can be lost with the worker that took it."""
 
 
-RAN_OUT = 2
-"""What the server says of a lease that it has extended, but late."""
-
-
 class RedisSubscription:
     """Leases the jobs of some queues for one worker."""
 
@@ -96,15 +92,13 @@ class RedisSubscription:
         for session, reply in zip(sessions, replies, strict=True):
             if session.keys.queue in failed:
                 continue
-            holds, lapsed, wait, entries, next_number = reply
+            holds, next_end, wait, entries, next_number = reply
             if not holds:
                 # Frozen for longer than the lease, and taken for dead: begin anew, at once.
                 session.end()
                 wait = 0
-            if holds == RAN_OUT:
-                self._sweeper.give_time()
-            elif lapsed:
-                self._sweeper.hasten()
+            if next_end >= 0:
+                self._sweeper.expect(next_end / 1000)
             answers.append((wait, session.read(entries, next_number) if holds else []))
         return answers
 
@@ -123,7 +117,7 @@ class RedisSubscription:
         self._failing = failing
 
     async def wait(self, timeout: float) -> None:
-        await self._waker.wait(min(timeout, LOOK_SECONDS))
+        await self._waker.wait(min(timeout, LOOK_SECONDS, self._sweeper.seconds_left))
 
     # -- settling --------------------------------------------------------------
 
@@ -165,8 +159,6 @@ class RedisSubscription:
         """All leases of a session are one, so all are extended, or all are lost."""
         asked = [session.name for session in self._sessions]
         held = self._keeper.run([session.extend() for session in self._sessions])
-        if RAN_OUT in held:
-            self._sweeper.give_time()
         # The loop's thread may have begun a session meanwhile, in the place of one that was lost.
         lost = {name for name, holds in zip(asked, held, strict=True) if not holds}
         good = ({session.name for session in self._sessions} | set(asked)) - lost

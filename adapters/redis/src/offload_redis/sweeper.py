@@ -22,11 +22,11 @@ log = logging.getLogger("offload")
 
 
 RETRY_SECONDS = 1.0
-"""After a sweep that failed: what has lapsed is not seen a second time."""
+"""After a sweep that failed: who was ended in it is not seen a second time."""
 
 
 class Sweeper:
-    """Sweeps the queues of one worker, once a lease, and when a lease is seen to have run out."""
+    """Sweeps the queues of one worker, once a lease, and when the time of a suspect is up."""
 
     def __init__(
         self, sessions: Sequence[Session], names: str, link: Commands, lease: timedelta
@@ -43,19 +43,16 @@ class Sweeper:
     @property
     def is_due(self) -> bool:
         """Whether it is time."""
-        return time.monotonic() >= self._next
+        return self.seconds_left == 0.0
 
-    def hasten(self) -> None:
-        """A lease has run out: don't wait."""
-        self._next = self._not_before
+    @property
+    def seconds_left(self) -> float:
+        """How long until it is."""
+        return max(0.0, self._next - time.monotonic())
 
-    def give_time(self) -> None:
-        """Our own lease had run out, so the server stood still, or we did.
-
-        If it was the server, the leases of others have run out, too, and they
-        need a moment to extend them. Called from any thread.
-        """
-        self._next = self._not_before = time.monotonic() + self._seconds / 2
+    def expect(self, seconds: float) -> None:
+        """Sweep after so many seconds at the latest: then the time of a suspect is up."""
+        self._next = min(self._next, max(self._not_before, time.monotonic() + seconds))
 
     async def sweep(self) -> None:
         """Sweep. It can be cut short anywhere; the next worker does the rest."""
@@ -83,16 +80,14 @@ class Sweeper:
         except BackendError as error:
             self._failed(keys.queue, error)
         except Exception:
-            self._next = time.monotonic() + self._seconds
+            self._next = self._not_before = time.monotonic() + self._seconds
             log.exception("queue %s can't be swept", keys.queue)
         else:
             self._failing.discard(keys.queue)
 
     async def _reclaim(self, keys: QueueKeys, reply: Any) -> None:
-        did, sessions, fields = reply
-        if not did:
-            self.give_time()
-        elif orphans := _orphans(fields, set(sessions)):
+        sessions, fields = reply
+        if orphans := _orphans(fields, set(sessions)):
             log.warning("queue %s: %d jobs of dead workers go back", keys.queue, len(orphans))
             where = (keys.running, keys.leases, keys.ready, keys.wake)
             await self._link.run(
@@ -107,7 +102,7 @@ class Sweeper:
 
     def _failed(self, queue: str, error: BackendError) -> None:
         """Try again soon; said once, until it works again."""
-        self._next = time.monotonic() + RETRY_SECONDS
+        self._next = self._not_before = time.monotonic() + RETRY_SECONDS
         if queue not in self._failing:
             self._failing.add(queue)
             where = f"queue {queue}" if queue else "a sweep"

@@ -3,7 +3,8 @@
     job         waiting (session 0) and leased (the session of a worker); `seq` is the order
     scheduled   due later; moves to the end of `job` when it is due
     dead        dead letters
-    worker      a session for each consuming worker, and until when its leases last
+    worker      a session for each consuming worker, and until when its leases last, or, negative,
+                when it is dead unless it extends them
 
 A lease belongs to a session, not to a job: holding a thousand jobs costs one
 row's update. What fences a late verdict is the pair of session and attempt.

@@ -2,6 +2,11 @@
 
 A lease belongs to a session, so that holding a thousand jobs costs the update
 of one row. A worker that was taken for dead begins a new session.
+
+One whose process isn't known to be gone is taken for dead in two steps. With less
+than half a lease left it becomes a suspect: in the place of its lease's end stands,
+negative, when it is dead, half a lease later at the earliest. So after a stall of
+everybody each has this time to extend its own, whoever looks first.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from enum import Enum
+from typing import NamedTuple
 
 from offload_sqlite.bell import Bells, Life
 from offload_sqlite.database import Database, now_ms, transaction
@@ -27,6 +34,23 @@ REAP_SECONDS = 1.0
 _FARTHEST_MS = 2 * LONGEST_LEASE // timedelta(milliseconds=1)
 
 
+class Silence(Enum):
+    """What it means that a worker is silent."""
+
+    KILLED = "its process is gone"
+    DEAD = "it was silent for too long"
+    SUSPICIOUS = "it has half a lease to extend its own"
+
+
+class Silent(NamedTuple):
+    """A worker that doesn't seem to live, with the end of its lease."""
+
+    session: int
+    bell: str
+    expires_ms: int
+    verdict: Silence
+
+
 class Sessions:
     """The table of workers."""
 
@@ -35,6 +59,8 @@ class Sessions:
         self._lease = timedelta(0)
         self._next_reaping = 0.0
         self._patient_until = 0.0
+        self._unmarked: set[tuple[int, int]] = set()
+        """Sessions that a trigger keeps from becoming suspects, with the end of their lease."""
         self._own: dict[int, tuple[str, str]] = {}
         """Queues and bell of sessions that began here, as they were written."""
         self._is_told = False
@@ -47,6 +73,11 @@ class Sessions:
         if made is None or made.database != self._database.path:
             made = self._made_bells = Bells(self._database.path)
         return made
+
+    @property
+    def seconds_to_reaping(self) -> float:
+        """How long until this worker looks for others that have died."""
+        return max(0.0, self._next_reaping - time.monotonic())
 
     def begin(self, queues: Sequence[str], make_bell: Callable[[], str], lease: timedelta) -> int:
         """A new session, whose leases begin now. `make_bell` is called inside the transaction."""
@@ -163,13 +194,17 @@ class Sessions:
             with database.transaction():
                 self.hold(own_session)
         self._mend(own_session)
-        if not self._dead(own_session) and not self._has_orphans():
+        silent = self._silent(own_session)
+        self._suspect(silent)
+        if all(each.verdict is Silence.SUSPICIOUS for each in silent) and not self._has_orphans():
             return True
         with database.transaction():
+            self.hold(own_session)  # the stall may have come before this transaction
             # Asked again now that nobody else can write: a worker may have come back.
-            for session, name, killed in self._dead(own_session):
-                self._take_back(session)
-                if killed:
+            for session, name, _, verdict in self._silent(own_session):
+                if verdict is not Silence.SUSPICIOUS:
+                    self._take_back(session)
+                if verdict is Silence.KILLED:
                     self.bells_of_all.remove(name)
             database.connection.execute(
                 f"UPDATE {database.job} SET session = 0 WHERE session IN ({self._orphans()})"
@@ -199,29 +234,68 @@ class Sessions:
             log.warning("another program changed how a worker of %s is woken; %s", worker, end)
         self._is_told = not mended
 
-    def _dead(self, own_session: int) -> list[tuple[int, str, bool]]:
-        """Session and bell of each dead worker, and whether its process is known to be gone."""
+    def _suspect(self, silent: Sequence[Silent]) -> None:
+        """Give those that become suspects half a lease, in which they must extend theirs."""
+        database = self._database
+        self._unmarked &= {(each.session, each.expires_ms) for each in silent}
+        update = f"UPDATE {database.worker} SET expires_ms = ? WHERE session = ? AND expires_ms = ?"
+        for session, _, expires, verdict in silent:
+            if verdict is not Silence.SUSPICIOUS:
+                continue
+            try:
+                with database.transaction():
+                    # The time is read now that nobody else can write.
+                    dead_ms = max(expires, _end_of(self._lease / 2))
+                    values = (-dead_ms, session, expires)
+                    marked = database.connection.execute(update, values).rowcount == 1
+            except Exception as error:
+                if not concerns_one_row(error):
+                    raise
+                marked = False
+            if marked:
+                self._look_at(dead_ms)
+            else:
+                self._unmarked.add((session, expires))
+
+    def _silent(self, own_session: int) -> list[Silent]:
+        """The other workers that don't seem to live."""
         database = self._database
         with any_text(database.connection):
             rows = database.connection.execute(
                 f"SELECT session, bell, expires_ms FROM {database.worker} WHERE session != ?",
                 (own_session,),
             ).fetchall()
-        dead = []
-        for session, name, expires in rows:
-            life = self.bells_of_all.ask(name)
-            if life is Life.DEAD or self._has_lapsed(expires, life):
-                dead.append((session, name, life is Life.DEAD))
-        return dead
+        silent = []
+        for session, bell, expires in rows:
+            life = self.bells_of_all.ask(bell)
+            if life is Life.DEAD:
+                silent.append(Silent(session, bell, 0, Silence.KILLED))
+            elif not isinstance(expires, int):
+                silent.append(Silent(session, bell, 0, Silence.DEAD))  # a stranger wrote that
+            elif verdict := self._judge(session, expires, life):
+                silent.append(Silent(session, bell, expires, verdict))
+        return silent
 
-    def _has_lapsed(self, expires: object, life: Life) -> bool:
-        if not isinstance(expires, int):
-            return True  # no worker of ours wrote that
-        left = expires - now_ms()
-        if left > _FARTHEST_MS:
-            # Nor this; or the clock was set back, which a living worker makes up for.
-            return life is not Life.ALIVE
-        return left < 0 and time.monotonic() >= self._patient_until
+    def _judge(self, session: int, expires: int, life: Life) -> Silence | None:
+        now = now_ms()
+        if expires > now + _FARTHEST_MS:
+            # A stranger wrote that; or the clock was set back, which a living worker makes up for.
+            return None if life is Life.ALIVE else Silence.DEAD
+        if expires >= _end_of(self._lease / 2):
+            return None
+        if expires < -now - _FARTHEST_MS:
+            return Silence.SUSPICIOUS
+        if expires < -now:
+            self._look_at(-expires)
+            return None
+        if expires < 0 or (expires < now and (session, expires) in self._unmarked):
+            return Silence.DEAD if time.monotonic() >= self._patient_until else None
+        return Silence.SUSPICIOUS
+
+    def _look_at(self, end_ms: int) -> None:
+        """Look again when the time of a suspect is up, if it is sooner than otherwise."""
+        wanted = time.monotonic() + (end_ms - now_ms()) / 1000
+        self._next_reaping = min(self._next_reaping, wanted)
 
     def _orphans(self) -> str:
         """The sessions that jobs are leased to, and that no worker has. Skips through an index."""

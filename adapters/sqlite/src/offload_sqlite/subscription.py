@@ -14,7 +14,6 @@ from offload_sqlite.bell import POLL_SECONDS, Bell
 from offload_sqlite.errors import SessionLostError
 from offload_sqlite.forks import Gate
 from offload_sqlite.keeper import Keeper
-from offload_sqlite.sessions import REAP_SECONDS
 from offload_sqlite.store import Store
 from offload_sqlite.thread import StoreThread
 
@@ -76,7 +75,9 @@ class SqliteSubscription:
 
     async def wait(self, timeout: float) -> None:
         # Also to look for workers that have died; without a bell, for work.
-        timeout = min(timeout, REAP_SECONDS if self._can_be_rung() else POLL_SECONDS)
+        timeout = min(timeout, self._store.sessions.seconds_to_reaping)
+        if not self._can_be_rung():
+            timeout = min(timeout, POLL_SECONDS)
         timer = asyncio.get_running_loop().call_later(timeout, self._rung.set)
         try:
             await self._rung.wait()

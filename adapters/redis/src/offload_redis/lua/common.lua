@@ -48,6 +48,26 @@ local function write_nothing(hash)
   redis.call('HDEL', hash, 'offload-nothing')
 end
 
+-- The sessions lie by the time from which each is a suspect, half a lease after it was last extended.
+-- A suspect lies by the time at which it ends, negative: it has half a lease more to be extended.
+-- So a server that stood still gives everyone this time, whoever comes first when it goes on, and
+-- whatever of the calls that it finds waiting somebody still wants to hear an answer to.
+local function hold(leases, session, lease, now)
+  redis.call('ZREM', leases, session)  -- a full server would refuse to begin with what follows
+  redis.call('ZADD', leases, now + math.floor(lease / 2), session)
+end
+
+-- Make suspects of the sessions in this range. A session's name ends with its lease in ms; one of
+-- a stranger's, which doesn't, is given as much time as our own.
+local function suspect(leases, from, to, lease, now)
+  for _, session in ipairs(redis.call('ZRANGE', leases, from, to, 'BYSCORE')) do
+    local digits = session:match('%-(%d+)$')
+    local its_lease = digits and #digits < 9 and digits or lease
+    redis.call('ZREM', leases, session)
+    redis.call('ZADD', leases, -now - math.floor(its_lease / 2), session)
+  end
+end
+
 -- Leave a marker for an idle worker. What else may lie under this key must not stop the script
 -- halfway; the waker that finds it puts it aside.
 local function leave_marker(key)

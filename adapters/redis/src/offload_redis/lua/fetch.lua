@@ -1,24 +1,25 @@
 -- Lease up to 100 jobs that are due.
 -- KEYS ready, later, running, leases, wake, numbers
 -- ARGV session, lease in ms, number of the first job, limit, "begin" for a new session
--- Returns 0 if the session was ended, 2 if its lease had run out, else 1; whether another one has lapsed, ms to the next due job
--- (or -1), the entries, and the number of the job that comes next. The entries are filed under
--- session.number, counting up from the first.
+-- Returns 0 if the session was ended, else 1; ms to the end of the next suspect, and to the next
+-- due job (or -1); the entries, and the number of the job that comes next. The entries are filed
+-- under session.number, counting up from the first.
 
 local session, lease, first = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local now = now_ms()
 write_nothing(KEYS[3])
 
--- Nothing is taken under a lease that has run out: it is extended in this very step, or the
--- session has been ended by another worker, and takes no more. A new one is refused, too, when
--- its call comes again after it has been ended: what it took the first time lies here still.
-local until_ms = redis.call('ZSCORE', KEYS[4], session)
-if not until_ms and (ARGV[5] ~= 'begin' or redis.call('HEXISTS', KEYS[3], session .. '.1') == 1) then
-  return {0, 0, -1, {}, first}
+-- Nothing is taken by a suspect: its lease is extended in this very step, or the session has been
+-- ended by another worker, and takes no more. A new one is refused, too, when its call comes again
+-- after it has been ended: what it took the first time lies here still.
+local score = redis.call('ZSCORE', KEYS[4], session)
+if not score and (ARGV[5] ~= 'begin' or redis.call('HEXISTS', KEYS[3], session .. '.1') == 1) then
+  return {0, -1, -1, {}, first}
 end
-if not until_ms or tonumber(until_ms) < now + lease / 2 then
-  redis.call('ZADD', KEYS[4], now + lease, session)
+if not score or tonumber(score) <= now then
+  hold(KEYS[4], session, lease, now)
 end
+suspect(KEYS[4], 0, now, lease, now)
 
 local entries
 local number = tonumber(redis.call('HGET', KEYS[6], session) or 1)
@@ -71,10 +72,15 @@ end
 if #entries > 0 and redis.call('EXISTS', KEYS[1]) == 1 then
   leave_marker(KEYS[5])  -- there is more, for whoever is idle
 end
+local next_end = -1
+local first_suspect =
+  redis.call('ZRANGE', KEYS[4], '(0', '-inf', 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')
+if first_suspect[2] then
+  next_end = math.min(math.max(0, -first_suspect[2] - now), 1e12)
+end
 local wait = -1
 local head = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 if head[2] then
   wait = math.min(math.max(0, head[2] - now), 1e12)  -- an infinite one is no number to Redis
 end
-local holds = until_ms and tonumber(until_ms) <= now and 2 or 1
-return {holds, redis.call('ZCOUNT', KEYS[4], '-inf', now), wait, entries, number}
+return {1, next_end, wait, entries, number}
