@@ -64,6 +64,39 @@ def never_ran(events: list[Event], tag: str) -> Iterator[str]:
 
 
 @check
+def taken_over(events: list[Event], worker: str, requeued: list[str]) -> Iterator[str]:
+    """What was laid for this worker ran once there, each job as its next attempt, equal and in time.
+
+    What isn't due yet didn't; of the dead letters only those that were requeued, as attempt 1.
+    """
+    laid = [event for event in named(events, "laid") if event.what["worker"] == worker]
+    if not laid or not laid[0].what["jobs"]:
+        yield f"nothing was laid for {worker}"
+        return
+    what = laid[0].what
+    runs = [run for run in runs_of(events) if run.what["worker"] == worker]
+    for job in what["jobs"]:
+        expected = [] if job["due_in_ms"] > what["within_ms"] else [job["attempt"]]
+        of_job = [run.what for run in runs if run.what["id"] == job["id"]]
+        got = [run["attempt"] for run in of_job]
+        if got != expected:
+            yield f"{job['tag']}: expected the runs {expected}, got {got}"
+        for run in of_job:
+            early_ms = what["laid_ms"] + job["due_in_ms"] - run["wall_ms"]
+            if job["due_in_ms"] and early_ms > what["slack_ms"]:
+                yield f"{job['tag']} ran {early_ms:.0f} ms before it was due"
+            given = [job["tag"], job["queue"], job["args"].get("payload")]
+            arrived = [run["tag"], run["queue"], run["args"]]
+            if arrived != given:
+                yield f"{job['tag']}: expected tag, queue and payload {given}, got {arrived}"
+    for letter in what["dead"]:
+        got = [run.what["attempt"] for run in runs if run.what["id"] == letter["id"]]
+        expected = [1] if letter["id"] in requeued else []
+        if got != expected:
+            yield f"the dead letter {letter['tag']}: expected the runs {expected}, got {got}"
+
+
+@check
 def stored_as_told(events: list[Event]) -> Iterator[str]:
     """No job ran of a call that raised and said that nothing was stored."""
     for told in named(events, "told"):

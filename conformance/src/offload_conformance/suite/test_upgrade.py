@@ -1,0 +1,119 @@
+"""DUR-10: what an earlier release has left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+
+from offload import Worker
+from offload_conformance.golden_states import GoldenState
+from offload_conformance.lab import Lab
+from offload_conformance.stage import DEADLINE
+
+pytestmark = pytest.mark.asyncio
+
+WAITED_MS = 60_000
+"""What is due later than this isn't waited for."""
+SLACK_MS = 50
+"""How much earlier a clock may say that it is, as TIME-1 allows."""
+
+
+async def test_DUR_10_what_releases_have_left_is_taken_over(lab: Lab) -> None:
+    """Before a worker of this release starts; and, where that is said, while it runs."""
+    states = lab.need_states()
+    cases = [
+        (state, is_beside)
+        for state in states
+        for is_beside in (False, True)
+        if not is_beside or state.release in lab.states.beside
+    ]
+    await asyncio.gather(
+        *(
+            take_over(lab, state, number, is_beside)
+            for number, (state, is_beside) in enumerate(cases)
+        )
+    )
+
+
+async def take_over(lab: Lab, state: GoldenState, number: int, is_beside: bool) -> None:
+    """Let a worker of this release find what another has left in a namespace of its own."""
+    namespace = f"{lab.namespace}-{number}"
+    worker = lab.worker(namespace=namespace, queues="default,other")
+    if is_beside:
+        await worker.start()
+    await lay(lab, state, namespace, worker)
+    new = f"new {number}"
+    await lab.perform(worker, f"{new}, before the start")
+    await lab.perform(worker, f"{new}, later", delay=0.2)
+    if not is_beside:
+        await worker.start()
+    await lab.perform(worker, f"{new}, dead", do={"*": [["reject", "no"]]})
+    due = [job for job in state.manifest.jobs if job.due_in_ms <= WAITED_MS]
+    await lab.stage.until(
+        f"the {len(due)} jobs that {state.release} has left to run",
+        lambda: {job.id for job in due} <= ended_on(lab, worker),
+        lab.recovery + max(job.due_in_ms for job in due) / 1000 + DEADLINE,
+    )
+    requeued = await take_over_dead(lab, state, worker)
+    for tag in ("before the start", "later", "dead"):
+        await lab.until_ended(1, f"{new}, {tag}")
+    await lab.fence(worker)
+    await lab.fence(worker, "other")
+    await lab.caught_up(worker)
+    await check_scheduled(lab, state, worker)
+    lab.check("taken_over", worker=lab.troupe(worker).name, requeued=requeued)
+
+
+async def lay(lab: Lab, state: GoldenState, namespace: str, worker: Worker) -> None:
+    """Lay a state into a namespace, for a worker; the record has what must be found in it."""
+    now_ms = time.time_ns() / 1e6
+    await lab.states.lay(namespace=namespace, state=state.at(namespace, now_ms))
+    lab.history.add(
+        "laid",
+        release=state.release,
+        worker=lab.troupe(worker).name,
+        ids=state.manifest.ids,
+        laid_ms=now_ms,
+        within_ms=WAITED_MS,
+        slack_ms=SLACK_MS,
+        **msgspec.to_builtins(state.manifest),
+    )
+
+
+def ended_on(lab: Lab, worker: Worker) -> set[str]:
+    """The jobs that have ended on a worker: another has some of the same ids."""
+    name = lab.troupe(worker).name
+    return {end.what["id"] for end in lab.history.named("ended") if end.what["worker"] == name}
+
+
+async def take_over_dead(lab: Lab, state: GoldenState, worker: Worker) -> list[str]:
+    """The dead letters are listed beside the new one, requeued and discarded; the requeued ids."""
+    if not state.manifest.dead:
+        return []
+    letters = await lab.until_dead(worker, len(state.manifest.dead) + 1)
+    lab.equal(
+        "the dead letters that were left",
+        [[e.id, e.handler, e.queue, e.attempts, e.error, e.args] for e in state.manifest.dead],
+        [[e.id, e.handler, e.queue, e.attempts, e.error, e.args] for e in letters[:-1]],
+    )
+    first, second, *others = (each.id for each in letters)
+    requeued = list(await worker.dead_letters.requeue([first]))
+    lab.equal("what is requeued", [first], requeued)
+    lab.equal("what is discarded", [second], list(await worker.dead_letters.discard([second])))
+    await lab.stage.until("the requeued job to run", lambda: first in ended_on(lab, worker))
+    left = [each.id for each in await worker.dead_letters.list()]
+    # Its run may fail again, and then it is the last of them.
+    lab.equal("what is left of them", others, [each for each in left if each != first])
+    return requeued
+
+
+async def check_scheduled(lab: Lab, state: GoldenState, worker: Worker) -> None:
+    """What is due much later is there still, where that can be counted."""
+    counts = (await worker.counts()).get("default")
+    if counts is None or counts.scheduled is None:
+        return
+    far = [job for job in state.manifest.jobs if job.due_in_ms > WAITED_MS]
+    lab.equal("what is scheduled", len(far), counts.scheduled)
