@@ -27,30 +27,30 @@ _number = re.compile(
 )
 
 
-class LeftJob(msgspec.Struct, frozen=True):
-    """A job that must be found."""
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be found of a job, whatever it is."""
 
     id: str
     tag: str
     handler: str
     queue: str
+    args: dict[str, Any]
+
+
+class LeftJob(Left, frozen=True, kw_only=True):
+    """A job that must run."""
+
     attempt: int
     """The one that it must run as."""
     due_in_ms: int
     """From the moment at which the state is laid; of what was due by then, 0."""
-    args: dict[str, Any]
 
 
-class LeftLetter(msgspec.Struct, frozen=True):
-    """A dead letter that must be found."""
+class LeftLetter(Left, frozen=True, kw_only=True):
+    """A dead letter that must be there."""
 
-    id: str
-    tag: str
-    handler: str
-    queue: str
     attempts: int
     error: str
-    args: dict[str, Any]
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -60,9 +60,9 @@ class Manifest(msgspec.Struct, frozen=True):
     dead: list[LeftLetter]
 
     @property
-    def ids(self) -> list[str]:
-        """Those of everything."""
-        return [each.id for each in (*self.jobs, *self.dead)]
+    def all(self) -> list[Left]:
+        """Jobs and dead letters."""
+        return [*self.jobs, *self.dead]
 
     def lines(self) -> bytes:
         """As JSON, with a line for each job."""
@@ -89,14 +89,14 @@ class GoldenState(msgspec.Struct, frozen=True):
     def form(self) -> list[str]:
         """The lines of the text, without what differs each time that it is made."""
         text = self.text
-        for each in (*self.manifest.jobs, *self.manifest.dead):
+        for each in self.manifest.all:
             text = text.replace(each.id, f"<id of {each.tag}>")
         text = _relative.sub(lambda found: "<before>" if found[1][0] == "-" else "<later>", text)
         return _number.sub("<number>", text).splitlines()
 
     def write(self, folder: Path) -> None:
         """Write both files."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.release}.state").write_text(self.text, encoding="utf-8")
         (folder / f"{self.release}.json").write_bytes(self.manifest.lines())
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import msgspec
 import pytest
 
 from offload import Args, DeadLetter, Reject, Retry, Worker, current_job
+from offload_conformance.fixtures import FixtureError
 from offload_conformance.golden import ARGS
 from offload_conformance.golden_states import (
     GoldenState,
@@ -71,46 +73,49 @@ async def leave(lab: Lab, release: str) -> GoldenState:
     dead = await leave_dead(lab, performer)
     options, lease = lab.lease
     left = lease if options else SEEN_DEAD
-    jobs = [*await leave_running(lab, performer, left, options)]
-    # The lease of the worker that was killed runs out.
-    await asyncio.sleep(left)
+    jobs = await leave_running(lab, performer, left, options)
+    await asyncio.sleep(left)  # until the lease of the worker that was killed has run out
     jobs += await leave_waiting(lab, performer)
     await performer.stop()
     now_ms = time.time_ns() / 1e6
     text = await lab.states.read(namespace=lab.namespace)
-    manifest = Manifest([job_of(each, now_ms) for each in jobs], dead)
-    for job_id in manifest.ids:
-        if job_id not in text:
-            raise AssertionError(f"read() has left out the job {job_id}")
+    manifest = Manifest([seen_at(now_ms, *each) for each in jobs], dead)
+    for each in manifest.all:
+        if each.id not in text:
+            raise FixtureError(f"read() has left out a job: {each.tag}")
     return GoldenState(release, made_portable(text, lab.namespace, now_ms), manifest)
 
 
-def job_of(given: dict[str, Any], now_ms: float) -> LeftJob:
-    """How a job must be found, from how it was performed."""
-    due_ms = given.pop("due_ms", None)
-    return LeftJob(
-        handler="act", due_in_ms=0 if due_ms is None else max(0, round(due_ms - now_ms)), **given
-    )
+Due = tuple[LeftJob, float | None]
+"""A job, and when it is due, in ms since the epoch; None for one that is."""
+Part = dict[str, list[list[Any]]]
+"""What a puppet does, by attempt."""
+
+
+def seen_at(now_ms: float, job: LeftJob, due_ms: float | None) -> LeftJob:
+    """How a job must be found, from the time on at which the state is read."""
+    left = 0 if due_ms is None else max(0, round(due_ms - now_ms))
+    return msgspec.structs.replace(job, due_in_ms=left)
 
 
 async def perform(
     lab: Lab,
     worker: Worker,
     tag: str,
-    do: dict[str, list[list[Any]]],
+    do: Part,
     *,
     attempt: int = 1,
     queue: str = "default",
     delay: float | None = None,
-) -> dict[str, Any]:
+) -> Due:
     """Perform a job, and tell how it must be found."""
     job_id = await lab.perform(worker, tag, do=do, payload=ARGS, queue=queue, delay=delay)
     (accepted,) = [e for e in lab.history.named("accepted") if job_id in e.what["ids"]]
     args = {"tag": tag, "do": do, "payload": ARGS}
-    return {
-        **{"id": job_id, "tag": tag, "queue": queue, "attempt": attempt, "args": args},
-        "due_ms": accepted.what["due_ms"],
-    }
+    job = LeftJob(
+        id=job_id, tag=tag, handler="act", queue=queue, args=args, attempt=attempt, due_in_ms=0
+    )
+    return job, accepted.what["due_ms"]
 
 
 async def leave_dead(lab: Lab, performer: Worker) -> list[LeftLetter]:
@@ -118,7 +123,7 @@ async def leave_dead(lab: Lab, performer: Worker) -> list[LeftLetter]:
     if not lab.claims.dead_letters:
         return []
     rejects: list[list[Any]] = [["reject", "no such user"]]
-    parts = {
+    parts: dict[str, Part] = {
         "dead": {"1": rejects},
         "dead at once": {"1": rejects},
         "dead after two": {"1": [["retry", AGAIN]], "2": rejects},
@@ -126,17 +131,23 @@ async def leave_dead(lab: Lab, performer: Worker) -> list[LeftLetter]:
     worker = lab.worker(puppets=False)
     worker.register("act", die)
     await worker.start()
-    letters: Sequence[DeadLetter] = []
-    for count, (tag, do) in enumerate(parts.items(), 1):
-        await perform(lab, performer, tag, do)
-        letters = await lab.until_dead(performer, count)
+    jobs, letters = list[LeftJob](), list[DeadLetter]()
+    for tag, do in parts.items():
+        job, _ = await perform(lab, performer, tag, do)
+        jobs.append(job)
+        letters = await lab.until_dead(performer, len(jobs))
     await worker.stop()
     return [
         LeftLetter(
-            *(each.id, tag, "act", each.queue, each.attempts, each.error),
-            {"tag": tag, "do": parts[tag], "payload": ARGS},
+            id=job.id,
+            tag=job.tag,
+            handler=job.handler,
+            queue=job.queue,
+            args=job.args,
+            attempts=letter.attempts,
+            error=letter.error,
         )
-        for each, tag in zip(letters, parts, strict=True)
+        for job, letter in zip(jobs, letters, strict=True)
     ]
 
 
@@ -156,21 +167,21 @@ die = FunctionType(
 
 async def leave_running(
     lab: Lab, performer: Worker, left: float, options: dict[str, Any]
-) -> Sequence[dict[str, Any]]:
+) -> list[Due]:
     """A job that failed and waits for its next run, and one whose worker has died in its second."""
     delay = left + SOON
-    failing = {"1": [["retry", AGAIN]], "2": [["retry", delay]]}
-    killing = {"1": [["retry", AGAIN]], "2": [["kill"]]}
+    failing: Part = {"1": [["retry", AGAIN]], "2": [["retry", delay]]}
+    killing: Part = {"1": [["retry", AGAIN]], "2": [["kill"]]}
     async with lab.process(queues="default", concurrency=1, **options) as process:
-        retrying = await perform(lab, performer, "retrying", failing, attempt=3)
+        retrying, _ = await perform(lab, performer, "retrying", failing, attempt=3)
         await lab.until_ended(2, "retrying")
         ended = lab.history.named("ended")[-1]
         running = await perform(lab, performer, "running", killing, attempt=3)
         await process.wait()
-    return running, {**retrying, "due_ms": ended.what["wall_ms"] + delay * 1000}
+    return [running, (retrying, ended.what["wall_ms"] + delay * 1000)]
 
 
-async def leave_waiting(lab: Lab, performer: Worker) -> list[dict[str, Any]]:
+async def leave_waiting(lab: Lab, performer: Worker) -> list[Due]:
     """What no worker has ever seen: due now, soon, and later than any test waits."""
     return [
         await perform(lab, performer, "waiting", {}),

@@ -158,8 +158,7 @@ async def _command(client: redis.asyncio.Redis, key: str) -> list[Any]:
             fields = sorted((await client.hgetall(key)).items())
             return ["HSET", key, *(part for field in fields for part in field)]
         case "zset":
-            scores = await client.zrange(key, 0, -1, withscores=True)
             # A score is a double, and all of ours are whole numbers.
-            return ["ZADD", key, *(part for name, score in scores for part in (int(score), name))]
-        case kind:
-            raise ValueError(f"{key} is a {kind}, which no release has made")
+            scores: Any = await client.zrange(key, 0, -1, withscores=True, score_cast_func=int)
+            return ["ZADD", key, *(part for name, score in scores for part in (score, name))]
+    raise ValueError(f"{key} is of a type that no release has made")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from offload_conformance.checks.registry import check
 from offload_conformance.history import Event, named
@@ -64,36 +65,40 @@ def never_ran(events: list[Event], tag: str) -> Iterator[str]:
 
 
 @check
-def taken_over(events: list[Event], worker: str, requeued: list[str]) -> Iterator[str]:
-    """What was laid for this worker ran once there, each job as its next attempt, equal and in time.
+def taken_over(events: list[Event], number: int, requeued: list[str]) -> Iterator[str]:
+    """What was laid under this number ran, each job once, as its next attempt, equal, in time.
 
     What isn't due yet didn't; of the dead letters only those that were requeued, as attempt 1.
     """
-    laid = [event for event in named(events, "laid") if event.what["worker"] == worker]
-    if not laid or not laid[0].what["jobs"]:
-        yield f"nothing was laid for {worker}"
+    what = next((e.what for e in named(events, "laid") if e.what["number"] == number), None)
+    if what is None or not what["jobs"]:
+        yield f"nothing was laid under number {number}"
         return
-    what = laid[0].what
-    runs = [run for run in runs_of(events) if run.what["worker"] == worker]
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs_of(events):
+        if run.what["worker"] in what["workers"]:
+            runs.setdefault(run.what["id"], []).append(run.what)
     for job in what["jobs"]:
         expected = [] if job["due_in_ms"] > what["within_ms"] else [job["attempt"]]
-        of_job = [run.what for run in runs if run.what["id"] == job["id"]]
-        got = [run["attempt"] for run in of_job]
-        if got != expected:
+        of_job = runs.get(job["id"], [])
+        if (got := [run["attempt"] for run in of_job]) != expected:
             yield f"{job['tag']}: expected the runs {expected}, got {got}"
-        for run in of_job:
-            early_ms = what["laid_ms"] + job["due_in_ms"] - run["wall_ms"]
-            if job["due_in_ms"] and early_ms > what["slack_ms"]:
-                yield f"{job['tag']} ran {early_ms:.0f} ms before it was due"
-            given = [job["tag"], job["queue"], job["args"].get("payload")]
-            arrived = [run["tag"], run["queue"], run["args"]]
-            if arrived != given:
-                yield f"{job['tag']}: expected tag, queue and payload {given}, got {arrived}"
+        yield from (fault for run in of_job for fault in _unlike_what_was_laid(run, job, what))
     for letter in what["dead"]:
-        got = [run.what["attempt"] for run in runs if run.what["id"] == letter["id"]]
         expected = [1] if letter["id"] in requeued else []
-        if got != expected:
+        if (got := [run["attempt"] for run in runs.get(letter["id"], [])]) != expected:
             yield f"the dead letter {letter['tag']}: expected the runs {expected}, got {got}"
+
+
+def _unlike_what_was_laid(
+    run: Mapping[str, Any], job: Mapping[str, Any], what: Mapping[str, Any]
+) -> Iterator[str]:
+    early_ms = what["laid_ms"] + job["due_in_ms"] - run["wall_ms"]
+    if job["due_in_ms"] and early_ms > what["slack_ms"]:
+        yield f"{job['tag']} ran {early_ms:.0f} ms before it was due"
+    expected = [job["tag"], job["queue"], job["args"].get("payload")]
+    if (got := [run["tag"], run["queue"], run["args"]]) != expected:
+        yield f"{job['tag']}: expected tag, queue and payload {expected}, got {got}"
 
 
 @check

@@ -22,7 +22,7 @@ SLACK_MS = 50
 
 
 async def test_DUR_10_what_releases_have_left_is_taken_over(lab: Lab) -> None:
-    """Before a worker of this release starts; and, where that is said, while it runs."""
+    """Before this release comes; and, where its author says so, while both are there."""
     states = lab.need_states()
     cases = [
         (state, is_beside)
@@ -30,31 +30,28 @@ async def test_DUR_10_what_releases_have_left_is_taken_over(lab: Lab) -> None:
         for is_beside in (False, True)
         if not is_beside or state.release in lab.states.beside
     ]
-    await asyncio.gather(
-        *(
-            take_over(lab, state, number, is_beside)
-            for number, (state, is_beside) in enumerate(cases)
-        )
-    )
+    takings = (take_over(lab, *case, number) for number, case in enumerate(cases))
+    await asyncio.gather(*takings)
 
 
-async def take_over(lab: Lab, state: GoldenState, number: int, is_beside: bool) -> None:
-    """Let a worker of this release find what another has left in a namespace of its own."""
+async def take_over(lab: Lab, state: GoldenState, is_beside: bool, number: int) -> None:
+    """Let workers of this release find what another has left in a namespace of its own."""
     namespace = f"{lab.namespace}-{number}"
     worker = lab.worker(namespace=namespace, queues="default,other")
-    if is_beside:
-        await worker.start()
-    await lay(lab, state, namespace, worker)
+    workers = [worker]
+    if is_beside:  # in one of the queues: none could die in the other while it is consumed
+        workers.append(lab.worker(namespace=namespace, queues="other"))
+        await workers[-1].start()
+    await lay(lab, state, namespace, number, workers)
     new = f"new {number}"
     await lab.perform(worker, f"{new}, before the start")
     await lab.perform(worker, f"{new}, later", delay=0.2)
-    if not is_beside:
-        await worker.start()
+    await worker.start()
     await lab.perform(worker, f"{new}, dead", do={"*": [["reject", "no"]]})
     due = [job for job in state.manifest.jobs if job.due_in_ms <= WAITED_MS]
     await lab.stage.until(
         f"the {len(due)} jobs that {state.release} has left to run",
-        lambda: {job.id for job in due} <= ended_on(lab, worker),
+        lambda: {job.id for job in due} <= ended_on(lab, workers),
         lab.recovery + max(job.due_in_ms for job in due) / 1000 + DEADLINE,
     )
     requeued = await take_over_dead(lab, state, worker)
@@ -62,20 +59,24 @@ async def take_over(lab: Lab, state: GoldenState, number: int, is_beside: bool) 
         await lab.until_ended(1, f"{new}, {tag}")
     await lab.fence(worker)
     await lab.fence(worker, "other")
-    await lab.caught_up(worker)
+    for each in workers:
+        await lab.caught_up(each)
     await check_scheduled(lab, state, worker)
-    lab.check("taken_over", worker=lab.troupe(worker).name, requeued=requeued)
+    lab.check("taken_over", number=number, requeued=requeued)
 
 
-async def lay(lab: Lab, state: GoldenState, namespace: str, worker: Worker) -> None:
-    """Lay a state into a namespace, for a worker; the record has what must be found in it."""
+async def lay(
+    lab: Lab, state: GoldenState, namespace: str, number: int, workers: list[Worker]
+) -> None:
+    """Lay a state into a namespace, for its workers; the record has what must be found in it."""
     now_ms = time.time_ns() / 1e6
     await lab.states.lay(namespace=namespace, state=state.at(namespace, now_ms))
     lab.history.add(
         "laid",
+        number=number,
         release=state.release,
-        worker=lab.troupe(worker).name,
-        ids=state.manifest.ids,
+        workers=[lab.troupe(worker).name for worker in workers],
+        ids=[each.id for each in state.manifest.all],
         laid_ms=now_ms,
         within_ms=WAITED_MS,
         slack_ms=SLACK_MS,
@@ -83,10 +84,10 @@ async def lay(lab: Lab, state: GoldenState, namespace: str, worker: Worker) -> N
     )
 
 
-def ended_on(lab: Lab, worker: Worker) -> set[str]:
-    """The jobs that have ended on a worker: another has some of the same ids."""
-    name = lab.troupe(worker).name
-    return {end.what["id"] for end in lab.history.named("ended") if end.what["worker"] == name}
+def ended_on(lab: Lab, workers: list[Worker]) -> set[str]:
+    """The jobs that have ended on these: those of another namespace have some of the same ids."""
+    names = [lab.troupe(worker).name for worker in workers]
+    return {end.what["id"] for end in lab.history.named("ended") if end.what["worker"] in names}
 
 
 async def take_over_dead(lab: Lab, state: GoldenState, worker: Worker) -> list[str]:
@@ -103,7 +104,7 @@ async def take_over_dead(lab: Lab, state: GoldenState, worker: Worker) -> list[s
     requeued = list(await worker.dead_letters.requeue([first]))
     lab.equal("what is requeued", [first], requeued)
     lab.equal("what is discarded", [second], list(await worker.dead_letters.discard([second])))
-    await lab.stage.until("the requeued job to run", lambda: first in ended_on(lab, worker))
+    await lab.stage.until("the requeued job to run", lambda: first in ended_on(lab, [worker]))
     left = [each.id for each in await worker.dead_letters.list()]
     # Its run may fail again, and then it is the last of them.
     lab.equal("what is left of them", others, [each for each in left if each != first])
