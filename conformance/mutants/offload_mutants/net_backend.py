@@ -105,7 +105,6 @@ class Store:
                 each.body.decode(),
                 each.died_ms,
                 each.failure,
-                int(each.cursor),
             )
             for each in memory.dead.values()
         ]
