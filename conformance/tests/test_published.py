@@ -31,17 +31,27 @@ def offload_adapter(scheme):
     return replace(offload_redis.ADAPTERS["redis"], make=make)
 """
 CLIENT = """
+import json
 import redis.asyncio
+from offload_redis.conformance import RedisStates
 from offload_redis.keys import QueueKeys, queues_key
 
 class Client(redis.asyncio.Redis):
     def __init__(self, host, port):
         super().__init__(host=host, port=port)
+        self.url = f"redis://{host}:{port}"
 
     async def push(self, place, body):
         namespace, queue = place.split("/")
         await self.sadd(queues_key(namespace), queue)
         await self.rpush(QueueKeys(namespace, queue, "").ready, body)
+
+    async def dump(self, namespace):
+        state = await RedisStates(self.url).read(namespace=namespace)
+        return json.loads(state)
+
+    async def load(self, found):
+        await RedisStates(self.url).lay(namespace="", state=json.dumps(found))
 """
 SERVER = '#!/bin/sh\nexec redis-server --appendonly yes --save "" "$@" > /dev/null\n'
 FIXTURES = """
@@ -117,8 +127,9 @@ def author(tmp_path: Path) -> Author:
 @pytest.fixture
 def example(author: Author) -> Author:
     """The module in the docs, and a server for it."""
-    (module,) = re.findall(r"```python\n(# offload_myqueue/.*?)```", PAGE.read_text(), re.DOTALL)
-    author.write("offload_myqueue/conformance.py", module)
+    parts = r"```python\n(# (?:in )?offload_myqueue/.*?)```"
+    module, states = re.findall(parts, PAGE.read_text(), re.DOTALL)
+    author.write("offload_myqueue/conformance.py", module + states)
     author.write("offload_myqueue/__init__.py", ADAPTER)
     author.write("myqueue.py", CLIENT)
     program = author.write("myqueue-server", SERVER)
@@ -134,6 +145,19 @@ def test_the_example_of_the_docs_certifies(example):
     rules = example.rules()
     assert rules["DUR-3"] == rules["FAIL-8"] == ("pass", [])
     assert example.run("offload", "verify", "myqueue-selected.json").returncode == 0
+
+
+def test_the_example_of_the_docs_records_what_a_release_leaves_and_takes_it_over(example):
+    done = example.certify("DUR-10")
+    _, (why,) = example.rules()["DUR-10"]
+    assert done.returncode == 1
+    assert why == f"no state is in {example.folder}/offload_myqueue/golden: record one"
+
+    done = example.run("offload_conformance.record", example.url, "1.0")
+    assert done.returncode == 0, done.stdout
+    done = example.certify("DUR-10")
+    assert done.returncode == 0, done.stderr
+    assert example.rules()["DUR-10"] == ("pass", [])
 
 
 def test_the_example_of_the_docs_soaks(example):
@@ -180,7 +204,38 @@ def test_a_suite_without_a_server_fails_loudly(author):
     assert "2 failed" in done.stdout
 
 
+def test_without_states_of_a_release_its_rule_is_unverified(author):
+    author.publish("")
+    done = author.certify("DUR-10")
+    assert done.returncode == 1
+    told = "no states that releases have left were given: the fixture offload_golden_states"
+    assert author.rules()["DUR-10"] == ("unverified", [told])
+
+
+def test_states_that_can_not_be_read_are_their_authors_error(author):
+    author.publish(STATES.format("folder = Path(__file__).parent; beside = ()"))
+    author.write("offload_myqueue/1.state", "")
+    author.write("offload_myqueue/1.json", "{}")
+    done = author.certify("DUR-10")
+    assert done.returncode == 2
+    verdict, (why,) = author.rules()["DUR-10"]
+    assert verdict == "unverified"
+    assert why == (
+        f"the states in {author.folder}/offload_myqueue can't be read: "
+        "Object missing required field `jobs`"
+    )
+
+
 RAISING = "@pytest.fixture\ndef offload_{0}(): raise OSError('no program')\n"
+STATES = """
+from pathlib import Path
+class States:
+    async def read(self, *, namespace): return ""
+    async def lay(self, *, namespace, state): raise OSError("no disk")
+    {0}
+@pytest.fixture
+def offload_golden_states(): return States()
+"""
 SESSION = """
 @pytest.fixture(scope="session")
 def program(): raise OSError('no program')
@@ -212,13 +267,26 @@ def offload_server(): return Broker()
             "@pytest.fixture\ndef offload_golden(): return ['x']\n",
             "the fixture offload_golden of {0} failed: it returned a list, not a dict of bytes",
         ),
+        (
+            STATES.format("folder = ''; beside = ()"),
+            "{2} failed: it returned a States whose folder is no Path",
+        ),
+        (
+            STATES.format("folder = Path()"),
+            "{2} failed: it returned a States whose beside is no collection of releases",
+        ),
+        (
+            STATES.format("lay = None"),
+            "{2} failed: it returned a States without a method lay()",
+        ),
     ],
 )
 def test_a_fixture_that_can_not_be_set_up_ends_the_run_as_its_authors_error(author, text, told):
     author.publish(text)
     done = author.certify("REG-1", "REG-2")
     module = "offload_myqueue.conformance"
-    told = told.format(module, f"the fixture offload_server of {module}")
+    fixtures = (f"the fixture offload_{name} of {module}" for name in ("server", "golden_states"))
+    told = told.format(module, *fixtures)
     assert done.returncode == 2
     assert told in " ".join(done.stderr.split())
     assert "Traceback" in done.stderr or "FixtureError" in done.stderr
@@ -237,6 +305,10 @@ def test_a_fixture_module_that_can_not_be_loaded(author):
     assert not list(author.folder.glob("*.json"))
 
 
+MANIFEST = (
+    '{"jobs":[{"id":"a","tag":"a","handler":"act","queue":"default","attempt":1,"due_in_ms":0,'
+    '"args":{}}],"dead":[]}'
+)
 CALLED: dict[str, tuple[str, str]] = {
     "kill": (
         "class Broker(Whole):\n    async def kill(self): raise OSError('no pid')\n"
@@ -252,6 +324,10 @@ CALLED: dict[str, tuple[str, str]] = {
         "@pytest.fixture\ndef offload_server():\n    yield None\n    raise OSError('left')\n",
         "the fixture offload_server of {0} failed: OSError: left",
     ),
+    "lay": (
+        STATES.format("folder = Path(__file__).parent; beside = ()"),
+        "lay() of the fixture offload_golden_states of {0} failed: OSError: no disk",
+    ),
     "skip": (
         "@pytest.fixture\ndef offload_server(): pytest.skip('not today')\n",
         "the fixture offload_server of {0} skipped it: not today",
@@ -263,7 +339,9 @@ CALLED: dict[str, tuple[str, str]] = {
 def test_what_fails_later_leaves_its_rule_unverified(author, name):
     text, told = CALLED[name]
     author.publish(text)
-    rule = {"kill": "DUR-3", "sync": "DUR-3"}.get(name, "REG-1")
+    rule = {"kill": "DUR-3", "sync": "DUR-3", "lay": "DUR-10"}.get(name, "REG-1")
+    author.write("offload_myqueue/1.state", "")
+    author.write("offload_myqueue/1.json", MANIFEST)
     done = author.certify(rule)
     told = told.format("offload_myqueue.conformance")
     verdict, reasons = author.rules()[rule]

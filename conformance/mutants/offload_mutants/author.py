@@ -17,10 +17,11 @@ import pytest
 
 from offload import Entry
 from offload.config import Address, parse_address
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import GoldenStates, Inject, Server
 from offload_mutants import net_wire, sql_driver
+from offload_mutants.left_states import NetStates, SqlStates
 from offload_mutants.registry import VARIANTS
-from offload_sqlite.conformance import inject_into
+from offload_sqlite.conformance import SqliteStates, inject_into
 from offload_sqlite.options import database_path
 
 
@@ -86,6 +87,17 @@ def offload_inject(offload_url: str, offload_server: Server | None) -> Inject | 
     if VARIANTS[os.environ["OFFLOAD_MUTANT"]].base == "sql":
         return inject_with_sql(address)
     return inject_into(database_path(address)) if address.path else None
+
+
+@pytest.fixture
+def offload_golden_states(offload_url: str, offload_server: Server | None) -> GoldenStates | None:
+    """What an earlier release of what is varied has left."""
+    address = parse_address(offload_url)
+    if offload_server is not None:
+        return NetStates(offload_server.address)
+    if VARIANTS[os.environ["OFFLOAD_MUTANT"]].base == "sql":
+        return SqlStates(sql_driver.path_of(address))
+    return SqliteStates(database_path(address)) if address.path else None
 
 
 def inject_with_sql(address: Address) -> Inject:

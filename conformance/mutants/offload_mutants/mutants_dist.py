@@ -199,7 +199,7 @@ class HasOneConsumerAtATime(SqliteDriver):
         store.fetch = if_it_leads  # type: ignore[method-assign]
 
 
-@mutant("DIST-4", base="sqlite")
+@mutant("DIST-4", "DUR-10", base="sqlite")
 class ReadsOnlyItsNewFormat(SqliteDriver):
     """Compresses what it stores, and has forgotten what releases before it have stored."""
 
@@ -229,7 +229,7 @@ def _unpack(body: bytes) -> bytes:
     return b""
 
 
-@mutant("DIST-4", base="sqlite")
+@mutant("DIST-4", "DUR-10", base="sqlite")
 class ReadsOnlyWhatIsSigned(SqliteDriver):
     """Puts a checksum behind what it stores, which nothing had that was stored before."""
 

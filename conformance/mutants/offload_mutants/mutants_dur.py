@@ -132,7 +132,7 @@ class LooksForTheDeadEverySevenSeconds(SqliteDriver):
         sessions.reap_now_and_then = reap_seldom  # type: ignore[method-assign]
 
 
-@mutant("DUR-2", "DUR-1", "DUR-6", "DUR-8", base="sqlite")
+@mutant("DUR-2", "DUR-1", "DUR-6", "DUR-8", "DUR-10", base="sqlite")
 class CountsNoRunThatWasCutShort(SqliteDriver):
     """Gives back what the dead had leased as if they had never run it."""
 

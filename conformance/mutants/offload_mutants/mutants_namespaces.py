@@ -27,7 +27,7 @@ class CutsNamespacesShort(SqliteDriver):
         super().__init__(called(config, config[NAMESPACE][:16]))
 
 
-@mutant("DIST-5", base="sqlite")
+@mutant("DIST-5", "DUR-10", base="sqlite")
 class TakesUnderscoresForDashes(SqliteDriver):
     """Makes a name that its backend takes of every namespace, and the same one of two."""
 
@@ -35,7 +35,7 @@ class TakesUnderscoresForDashes(SqliteDriver):
         super().__init__(called(config, config[NAMESPACE].replace("-", "_")))
 
 
-@mutant("DIST-5", base="sqlite")
+@mutant("DIST-5", "DUR-10", base="sqlite")
 class BuriesAllInOneTable(SqliteDriver):
     """Has one list of dead letters for the whole database, since an operator wants to see all."""
 
@@ -55,7 +55,7 @@ class BuriesAllInOneTable(SqliteDriver):
         )
 
 
-@mutant("DIST-5", "FAIL-8", "DIST-4", base="sqlite")
+@mutant("DIST-5", "FAIL-8", "DIST-4", "DUR-10", base="sqlite")
 class JoinsNamespaceAndQueue(SqliteDriver):
     """Puts a dash between namespace and queue, both of which may have one."""
 

@@ -99,7 +99,7 @@ class LooksWhenAnotherHasCommitted(SqlDriver):
         return found
 
 
-@mutant("PERF-5", "FIFO-2", "LIFE-9", "DUR-1", base="sql")
+@mutant("PERF-5", "FIFO-2", "LIFE-9", "DUR-1", "DUR-10", base="sql")
 class BeginsBehindWhatIsThere(SqlDriver):
     """Takes the last row for its position when it subscribes, as one who listens for events."""
 
@@ -199,7 +199,7 @@ class IsNamedForItsHost(SqlDriver):
         return subscription
 
 
-@mutant("DIST-1", base="sql")
+@mutant("DIST-1", "DUR-10", base="sql")
 class DoesNotWaitForTheLock(SqlDriver):
     """Has no busy timeout: what comes while another writes is refused."""
 
@@ -240,7 +240,7 @@ class FetchesBatchByBatch(SqlDriver):
         return self.subscription
 
 
-@mutant("DIST-3", "CONC-2", base="sql")
+@mutant("DIST-3", "CONC-2", "DUR-10", base="sql")
 class SharesOutByRemainder(SqlDriver):
     """Gives each of `n` workers the rows whose number leaves its remainder, busy or not."""
 

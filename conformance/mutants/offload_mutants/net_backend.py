@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from offload import Delivery, Fetched, Settlement
+from offload import Delivery, Fetched, Settlement, StoredDeadLetter
 from offload.config import parse_address, read_config
 from offload_mutants import net_wire as wire
 from offload_simple.driver import SimpleDriver
@@ -86,6 +86,50 @@ class Store:
         await SimpleSubscription(self._memory, ()).settle([settlement])
         return []
 
+    def read(self) -> wire.Content:
+        """What is on the disk."""
+        memory = self._memory
+        leased = [job for job, _ in self._leases.values()]
+        ready = [job for _, jobs in sorted(memory.ready.items()) for job in jobs]
+        scheduled = [job for *_, job in sorted(memory.scheduled, key=lambda each: each[:2])]
+        jobs = [
+            wire.KeptJob(
+                job.id, job.queue, job.body.decode(), job.due_ms, job.attempt, job in leased
+            )
+            for job in (*leased, *ready, *scheduled)
+        ]
+        dead = [
+            wire.KeptLetter(
+                each.id,
+                each.queue,
+                each.body.decode(),
+                each.died_ms,
+                each.failure,
+            )
+            for each in memory.dead.values()
+        ]
+        return wire.Content(jobs, dead)
+
+    def lay(self, content: wire.Content) -> None:
+        """Put that on the disk."""
+        memory = self._memory
+        for each in content.jobs:
+            job = StoredJob(each.id, each.queue, each.body.encode(), each.due_ms, each.attempt)
+            if each.is_leased:
+                memory.running[job.id] = job
+                self._leases[next(self._numbers)] = (job, 0.0)
+            else:
+                memory._push(job)  # what is due becomes ready by itself
+        for letter in content.dead:
+            memory.dead[letter.id] = StoredDeadLetter(
+                letter.id,
+                letter.queue,
+                letter.body.encode(),
+                letter.died_ms,
+                letter.failure,
+                str(next(memory._sequence)),
+            )
+
     def _extend(self, receipts: Sequence[int]) -> list[int]:
         ends = time.monotonic() + wire.LEASE
         for number in self._leases.keys() & set(receipts):
@@ -129,7 +173,14 @@ class Backend:
         try:
             while True:
                 request = await wire.receive(reader, wire.AnyRequest)
-                answer = await self._stores[request.namespace].answer(request)
+                store = self._stores[request.namespace]
+                match request:
+                    case wire.Read():
+                        answer = store.read()
+                    case wire.Lay():
+                        answer = store.lay(request.content)
+                    case _:
+                        answer = await store.answer(request)
                 writer.write(wire.framed(answer))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):

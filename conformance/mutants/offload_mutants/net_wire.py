@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from offload import Entry, Fetched, QueueCounts, Settlement, StoredDeadLetter
+from offload import Entry, Failure, Fetched, QueueCounts, Settlement, StoredDeadLetter
 
 LEASE = 4.0
 """Seconds after which a job that was fetched goes back, unless its lease is extended."""
@@ -67,8 +67,56 @@ class DiscardDead(Request, tag=True):
     ids: Sequence[str]
 
 
+class KeptJob(msgspec.Struct):
+    """A job as it is on the disk."""
+
+    id: str
+    queue: str
+    body: str
+    due_ms: int
+    attempt: int
+    is_leased: bool = False
+
+
+class KeptLetter(msgspec.Struct):
+    """A dead letter as it is on the disk."""
+
+    id: str
+    queue: str
+    body: str
+    died_ms: int
+    failure: Failure
+
+
+class Content(msgspec.Struct):
+    """Everything of a namespace, in order."""
+
+    jobs: list[KeptJob]
+    dead: list[KeptLetter]
+
+
+class Read(Request, tag=True):
+    """Not for drivers: what is on the disk."""
+
+
+class Lay(Request, tag=True):
+    """Not for drivers: put this on the disk, as it was there once; leases are over."""
+
+    content: Content
+
+
 AnyRequest: TypeAlias = (
-    Enqueue | Fetch | Settle | Extend | Count | ListDead | ShowDead | RequeueDead | DiscardDead
+    Enqueue
+    | Fetch
+    | Settle
+    | Extend
+    | Count
+    | ListDead
+    | ShowDead
+    | RequeueDead
+    | DiscardDead
+    | Read
+    | Lay
 )
 
 ANSWERS: dict[type[Request], Any] = {
@@ -81,6 +129,8 @@ ANSWERS: dict[type[Request], Any] = {
     ShowDead: StoredDeadLetter | None,
     RequeueDead: list[str],
     DiscardDead: list[str],
+    Read: Content,
+    Lay: None,
 }
 """The type of the answer to each."""
 

@@ -6,9 +6,11 @@ A module of pytest fixtures, published by an entry point; see docs/run-the-kit.m
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["AddressInUseError", "Inject", "Server", "require_free"]
+__all__ = ["AddressInUseError", "GoldenStates", "Inject", "Server", "require_free"]
 
 CONNECT_SECONDS = 1.0
 
@@ -41,6 +43,40 @@ class Inject(Protocol):
 
         A worker of that namespace has connected before, so what an adapter makes when it
         connects is there.
+        """
+        ...
+
+
+class GoldenStates(Protocol):
+    """What earlier releases of the adapter have left in the backend, in files.
+
+    `python -m offload_conformance.record URL RELEASE` makes those files, with `read`; the kit has
+    them laid before, or beside, a worker of this release, which must take everything over.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are: a part of your distribution, or of its tests."""
+        ...
+
+    @property
+    def beside(self) -> Collection[str]:
+        """The releases whose processes may go on while those of this one run."""
+        ...
+
+    async def read(self, *, namespace: str) -> str:
+        """All that the backend holds under a namespace, as text that people can compare.
+
+        Give it in an order that doesn't change, and times in ms since the epoch: the kit makes
+        them relative. Of a key that runs out, the time that is left is part of it.
+        """
+        ...
+
+    async def lay(self, *, namespace: str, state: str) -> None:
+        """Put there what such a text says.
+
+        Where the release is one of those in `beside`, a worker may have connected before, so
+        what an adapter makes when it connects is there.
         """
         ...
 

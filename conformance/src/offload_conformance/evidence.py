@@ -96,9 +96,19 @@ def kind_of(claims: Mapping[str, bool], limits: Limits) -> dict[str, bool]:
     return {**claims, "reconnect": limits["reconnect"] != "-"}
 
 
+def _for_each_state(counts: Counter[str], history: list[Event]) -> Counter[str]:
+    """The same for each state of an earlier release that was laid: an author may have several."""
+    states = max(1, sum(event.name == "laid" for event in history))
+    return Counter({name: -(-count // states) for name, count in counts.items()})
+
+
+def _events_of(history: list[Event]) -> Counter[str]:
+    return _for_each_state(Counter(event.name for event in history), history)
+
+
 def lacks(record: Record, evidence: Evidence) -> Iterator[str]:
     """What a passing record of the test would have, and this one hasn't."""
-    events = Counter(event.name for event in record.history)
+    events = _events_of(record.history)
     checks = labels_of(record.history, record.limits)
     for part in evidence.parts:
         if part.kind.items() <= record.kind.items():
@@ -134,7 +144,7 @@ def labels_of(history: list[Event], limits: Limits) -> Counter[str]:
         of_limits = dict(_in_terms_of(limits, name, what))
         own = [] if 1 in of_limits.values() else [_label(name, what)]
         labels.update({name, *own, *of_limits})
-    return labels
+    return _for_each_state(labels, history)
 
 
 def _label(name: object, what: Mapping[str, object]) -> str:
@@ -187,7 +197,7 @@ def make_table(certificates: Iterable[Mapping[str, Any]]) -> dict[str, Evidence]
 
 
 def _evidence_of(rule: str, records: list[Record], excuses: set[str]) -> Evidence:
-    events = [Counter(event.name for event in record.history) for record in records]
+    events = [_events_of(record.history) for record in records]
     faults = any(each["fault"] for each in events)
     for each in events:
         each[BATCHED] = min(each[BATCHED], 1)

@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import GoldenStates, Inject, Server
 from offload_conformance.golden import GOLDEN
 from offload_conformance.stage import DEADLINE
 
@@ -67,6 +68,7 @@ class Published:
     server: Server | None = None
     inject: Inject | None = None
     golden: Mapping[str, bytes] = field(default_factory=lambda: dict(GOLDEN))
+    states: GoldenStates | None = None
 
 
 class Origins:
@@ -104,11 +106,16 @@ class Origins:
         Raises:
             FixtureError: one isn't what the kit can use.
         """
-        names = ("offload_server", "offload_inject", "offload_golden")
-        server, inject, golden = map(request.getfixturevalue, names)
+        names = ("offload_server", "offload_inject", "offload_golden", "offload_golden_states")
+        server, inject, golden, states = map(request.getfixturevalue, names)
         for name, wrong in zip(
             names,
-            (_wrong_server(server), _wrong_inject(inject), _wrong_golden(golden)),
+            (
+                _wrong_server(server),
+                _wrong_inject(inject),
+                _wrong_golden(golden),
+                _wrong_states(states),
+            ),
             strict=True,
         ):
             if wrong:
@@ -117,16 +124,21 @@ class Origins:
             None if server is None else CheckedServer(server, self.of(names[0])),
             None if inject is None else CheckedInject(inject, self.of(names[1])),
             golden,
+            None if states is None else CheckedStates(states, self.of(names[3])),
         )
 
 
 def _wrong_server(server: object) -> str:
     if server is None:
         return ""
-    for name in ("start", "kill"):
-        if not callable(getattr(server, name, None)):
-            return f"a {type(server).__name__} without a method {name}()"
-    return _wrong_address(server)
+    return _lacks_method(server, "start", "kill") or _wrong_address(server)
+
+
+def _lacks_method(given: object, *names: str) -> str:
+    for name in names:
+        if not callable(getattr(given, name, None)):
+            return f"a {type(given).__name__} without a method {name}()"
+    return ""
 
 
 def _wrong_address(server: object) -> str:
@@ -146,6 +158,18 @@ def _wrong_golden(golden: object) -> str:
     if isinstance(golden, Mapping) and all(isinstance(body, bytes) for body in golden.values()):
         return ""
     return f"a {type(golden).__name__}, not a dict of bytes"
+
+
+def _wrong_states(states: object) -> str:
+    if states is None:
+        return ""
+    if lacks := _lacks_method(states, "read", "lay"):
+        return lacks
+    if not isinstance(getattr(states, "folder", None), Path):
+        return f"a {type(states).__name__} whose folder is no Path"
+    if not isinstance(getattr(states, "beside", None), Collection):
+        return f"a {type(states).__name__} whose beside is no collection of releases"
+    return ""
 
 
 class CheckedServer:
@@ -182,14 +206,47 @@ class CheckedInject:
         await _call(self._label, self._inject, namespace=namespace, queue=queue, body=body)
 
 
-async def _call(label: str, method: Any, **arguments: Any) -> None:
+class CheckedStates:
+    """The author's golden states, likewise."""
+
+    def __init__(self, states: GoldenStates, label: str) -> None:
+        self._states = states
+        self._label = label
+
+    @property
+    def folder(self) -> Path:
+        """As the author gives it."""
+        with _blamed(self._label):
+            return self._states.folder
+
+    @property
+    def beside(self) -> Collection[str]:
+        """As the author gives it."""
+        with _blamed(self._label):
+            return self._states.beside
+
+    async def read(self, *, namespace: str) -> str:
+        """Read what is there."""
+        label = f"read() of {self._label}"
+        text = await _call(label, self._states.read, namespace=namespace)
+        if not isinstance(text, str):
+            raise FixtureError(f"{label} failed: it returned a {type(text).__name__}, not text")
+        return text
+
+    async def lay(self, *, namespace: str, state: str) -> None:
+        """Put it there."""
+        label = f"lay() of {self._label}"
+        await _call(label, self._states.lay, namespace=namespace, state=state)
+
+
+async def _call(label: str, method: Any, **arguments: Any) -> Any:
     with _blamed(label):
         called = method(**arguments)
         if not inspect.isawaitable(called):
             raise TypeError("it isn't async")
         try:
             async with asyncio.timeout(CALL_SECONDS) as limit:
-                await called
+                return await called
         except TimeoutError:
             if limit.expired():
                 raise TimeoutError(f"it took more than {CALL_SECONDS:g} s") from None

@@ -10,9 +10,10 @@ import pytest
 from offload import Adapter
 from offload.adapters import find_adapter
 from offload.config import parse_address
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import GoldenStates, Inject, Server
 from offload_conformance.deviations import STATED, DeviationError, faults_of
-from offload_conformance.fixtures import Published, UnverifiedError
+from offload_conformance.fixtures import FixtureError, Published, UnverifiedError
+from offload_conformance.golden_states import GoldenState, recorded
 from offload_conformance.history import History
 from offload_conformance.rules import Rule
 
@@ -101,6 +102,34 @@ class Needs:
         if self._published.inject is None:
             self.leave_unverified("no way to inject bytes was given: the fixture offload_inject")
         return self._published.inject
+
+    def need_states(self) -> list[GoldenState]:
+        """What earlier releases have left; without any, the rule stays unverified.
+
+        An adapter that has had no release yet gives what its first one will leave.
+
+        Raises:
+            FixtureError: the files can't be read.
+        """
+        states = self._published.states
+        if states is None:
+            self.leave_unverified(
+                "no states that releases have left were given: the fixture offload_golden_states"
+            )
+        try:
+            found = recorded(states.folder)
+        except (OSError, ValueError) as error:
+            raise FixtureError(f"the states in {states.folder} can't be read: {error}") from error
+        if not found:
+            self.leave_unverified(f"no state is in {states.folder}: record one")
+        return found
+
+    @property
+    def states(self) -> GoldenStates:
+        """The author's; for those who know that there are some."""
+        if self._published.states is None:
+            raise AssertionError("no states were given: the fixture offload_golden_states")
+        return self._published.states
 
     @property
     def golden(self) -> Mapping[str, bytes]:

@@ -10,6 +10,7 @@ or, in an author's own suite, a file of two lines, and the URL as a fixture:
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import re
@@ -23,7 +24,7 @@ import pytest
 import pytest_asyncio
 
 from offload import OffloadError
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import GoldenStates, Inject, Server
 from offload_conformance.fixtures import (
     FixtureError,
     Origins,
@@ -70,6 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--rule", action="append", help="test this rule only, e.g. TIME-7; repeatable")
     group.addoption("--claim", action="append", help="test this claim's rules only; repeatable")
     group.addoption("--quick", action="store_true", help="leave out what takes long")
+    group.addoption(
+        "--record", help=argparse.SUPPRESS
+    )  # for `python -m offload_conformance.record`
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -145,6 +149,12 @@ def offload_golden() -> Mapping[str, bytes]:
     Override it only if your adapter has a wire format of its own.
     """
     return dict(GOLDEN)
+
+
+@pytest.fixture
+def offload_golden_states() -> GoldenStates | None:
+    """What earlier releases have left in the backend; None leaves DUR-10 unverified."""
+    return None
 
 
 @pytest.fixture

@@ -213,6 +213,8 @@ CHAPTERS = (
             "A worker frozen past its lease and thawed can't settle a job that another has taken.",
             "When a connection that was cut has come back, an idle worker starts a job within "
             "`lateness` of its perform again.",
+            "What an earlier release left in the backend is taken over: each job runs once, when "
+            "it is due, as its next attempt, with equal args, and the dead letters are there.",
         ),
     ),
     Chapter(
@@ -273,5 +275,7 @@ CHANGES = (
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
     "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
     "leaves the last milliseconds to its workers.",
+    "DUR-10 is new: that the bytes of a job are read (DIST-4) says nothing of the tables, keys or "
+    "queues around them.",
     "FAIL-1: says whose max_attempts and backoff count, where two workers differ.",
 )

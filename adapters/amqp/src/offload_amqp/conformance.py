@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -30,12 +31,13 @@ import pytest
 from offload import BackendError
 from offload.config import parse_address
 from offload_amqp.connection import Broker, Line
+from offload_amqp.golden_states import AmqpStates
 from offload_amqp.messages import Message
 from offload_amqp.names import Names
 from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
-from offload_conformance.authors import Inject, Server, require_free
+from offload_conformance.authors import GoldenStates, Inject, Server, require_free
 
 PROGRAM = "OFFLOAD_RABBITMQ_SERVER"
 DEFAULT_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -63,7 +65,7 @@ class PrivateBroker:
             "management_agent.disable_metrics_collector = true\n"
             f"{settings}"
         )
-        # For `clear` alone: nothing else can tell which queues there are.
+        # For `ask` alone: nothing else can tell which queues there are.
         (folder / "enabled_plugins").write_text("[rabbitmq_management].")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -136,17 +138,25 @@ class PrivateBroker:
 
     def clear(self, start: str) -> None:
         """Delete the queues whose names begin like this: hundreds make a restart slow."""
+        for queue in self.ask("GET", "queues?disable_stats=true"):
+            if queue["name"].startswith(start):
+                self.ask("DELETE", f"queues/%2F/{quote(queue['name'], safe='')}")
+
+    def ask(self, method: str, path: str, content: Any = None) -> Any:
+        """Ask the management plugin, which knows of everything that there is."""
         token = base64.b64encode(b"guest:guest").decode()
-        headers = {"Authorization": f"Basic {token}"}
+        headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
         api = http.client.HTTPConnection("127.0.0.1", self._api_port, timeout=30)
         with contextlib.closing(api):
-            api.request("GET", "/api/queues?disable_stats=true", headers=headers)
-            names = [queue["name"] for queue in json.loads(api.getresponse().read())]
-            for name in names:
-                if name.startswith(start):
-                    path = f"/api/queues/%2F/{quote(name, safe='')}"
-                    api.request("DELETE", path, headers=headers)
-                    api.getresponse().read()
+            body = None if content is None else json.dumps(content)
+            api.request(method, f"/api/{path}", body, headers)
+            response = api.getresponse()
+            text = response.read()
+        if response.status == http.HTTPStatus.NOT_FOUND and method == "DELETE":
+            return None  # somebody was faster
+        if response.status >= http.HTTPStatus.BAD_REQUEST:
+            raise RuntimeError(f"{method} {path}: {response.status} {text.decode()}")
+        return json.loads(text) if text else None
 
     def end(self) -> None:
         """Kill it, and the port mapper that it has started, which has left its process group."""
@@ -210,3 +220,9 @@ def offload_inject(offload_url: str) -> Inject:
         await publisher.close()
 
     return inject
+
+
+@pytest.fixture
+def offload_golden_states(private_broker: PrivateBroker | None) -> GoldenStates | None:
+    """What releases have left; only a broker of our own tells what it has."""
+    return None if private_broker is None else AmqpStates(private_broker.ask)

@@ -10,17 +10,19 @@ the server at the URL is used as it is, and the rules that need its death stay u
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis.asyncio
 
 from offload.config import parse_address
-from offload_conformance.authors import Inject, Server, require_free
+from offload_conformance.authors import GoldenStates, Inject, Server, require_free
 from offload_redis.keys import QueueKeys, queues_key
 from offload_redis.servers import DEFAULT_PORT
 
@@ -113,3 +115,50 @@ def offload_inject(offload_url: str) -> Inject:
             await client.rpush(QueueKeys(namespace, queue, "").ready, body)
 
     return inject
+
+
+@pytest.fixture
+def offload_golden_states(offload_url: str) -> GoldenStates:
+    """What releases have left, as commands."""
+    return RedisStates(offload_url.partition("?")[0])
+
+
+class RedisStates:
+    """The keys of a namespace as the commands that make them: a JSON array of each."""
+
+    folder = Path(__file__).with_name("golden")
+    beside = ("wire-1",)
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def read(self, *, namespace: str) -> str:
+        async with redis.asyncio.Redis.from_url(self._url, decode_responses=True) as client:
+            keys = sorted([key async for key in client.scan_iter(f"{namespace}:*", count=1000)])
+            commands = [await _command(client, key) for key in keys]
+        return json.dumps(commands, ensure_ascii=False, indent=1) + "\n"
+
+    async def lay(self, *, namespace: str, state: str) -> None:
+        async with redis.asyncio.Redis.from_url(self._url) as client, client.pipeline() as pipeline:
+            for command in json.loads(state):
+                pipeline.execute_command(*command)
+            await pipeline.execute()
+
+
+async def _command(client: redis.asyncio.Redis, key: str) -> list[Any]:
+    """The command that makes a key as it is."""
+    match await client.type(key):
+        case "string":
+            return ["SET", key, await client.get(key), "PX", await client.pttl(key)]
+        case "list":
+            return ["RPUSH", key, *await client.lrange(key, 0, -1)]
+        case "set":
+            return ["SADD", key, *sorted(await client.smembers(key))]
+        case "hash":
+            fields = sorted((await client.hgetall(key)).items())
+            return ["HSET", key, *(part for field in fields for part in field)]
+        case "zset":
+            # A score is a double, and all of ours are whole numbers.
+            scores: Any = await client.zrange(key, 0, -1, withscores=True, score_cast_func=int)
+            return ["ZADD", key, *(part for name, score in scores for part in (score, name))]
+    raise ValueError(f"{key} is of a type that no release has made")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from offload_conformance.checks.registry import check
 from offload_conformance.history import Event, named
@@ -61,6 +62,43 @@ def never_ran(events: list[Event], tag: str) -> Iterator[str]:
     """No job with this tag ran."""
     for run in runs_of(events, tag):
         yield f"job {run.what['id']} ({tag}) ran, and must not have"
+
+
+@check
+def taken_over(events: list[Event], number: int, requeued: list[str]) -> Iterator[str]:
+    """What was laid under this number ran, each job once, as its next attempt, equal, in time.
+
+    What isn't due yet didn't; of the dead letters only those that were requeued, as attempt 1.
+    """
+    what = next((e.what for e in named(events, "laid") if e.what["number"] == number), None)
+    if what is None or not what["jobs"]:
+        yield f"nothing was laid under number {number}"
+        return
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for run in runs_of(events):
+        if run.what["worker"] in what["workers"]:
+            runs.setdefault(run.what["id"], []).append(run.what)
+    for job in what["jobs"]:
+        expected = [] if job["due_in_ms"] > what["within_ms"] else [job["attempt"]]
+        of_job = runs.get(job["id"], [])
+        if (got := [run["attempt"] for run in of_job]) != expected:
+            yield f"{job['tag']}: expected the runs {expected}, got {got}"
+        yield from (fault for run in of_job for fault in _unlike_what_was_laid(run, job, what))
+    for letter in what["dead"]:
+        expected = [1] if letter["id"] in requeued else []
+        if (got := [run["attempt"] for run in runs.get(letter["id"], [])]) != expected:
+            yield f"the dead letter {letter['tag']}: expected the runs {expected}, got {got}"
+
+
+def _unlike_what_was_laid(
+    run: Mapping[str, Any], job: Mapping[str, Any], what: Mapping[str, Any]
+) -> Iterator[str]:
+    early_ms = what["laid_ms"] + job["due_in_ms"] - run["wall_ms"]
+    if job["due_in_ms"] and early_ms > what["slack_ms"]:
+        yield f"{job['tag']} ran {early_ms:.0f} ms before it was due"
+    expected = [job["tag"], job["queue"], job["args"].get("payload")]
+    if (got := [run["tag"], run["queue"], run["args"]]) != expected:
+        yield f"{job['tag']}: expected tag, queue and payload {expected}, got {got}"
 
 
 @check
