@@ -15,21 +15,29 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
-from offload.driver import ClaimNotes, Counts, DeadLetterStore, Driver, Entry, RunLimit
+from offload.driver import (
+    ClaimNotes,
+    Counts,
+    DeadLetterStore,
+    Driver,
+    Entry,
+    RunLimit,
+    Subscription,
+)
 from offload.duration import format_duration
+from offload.engine.connection import Connection, tell_of_close
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.elsewhere import Elsewhere
 from offload.engine.logs import write
-from offload.engine.opening import Opening
-from offload.engine.outbox import Outbox, batches, told_how_many
+from offload.engine.outbox import batches, told_how_many
 from offload.engine.registry import Registry
+from offload.engine.stop_budget import StopBudget
 from offload.engine.supervisor import own_task
 from offload.engine.vigil import Vigil
 from offload.envelope import encode
 from offload.errors import (
     AlreadyRunningError,
-    BackendError,
     InvalidJobError,
     UnknownHandlerError,
     UnknownQueueError,
@@ -56,10 +64,6 @@ job_log = logging.getLogger("offload.job")
 
 LOST_IN_A_LINE = 50
 """How many ids of lost jobs the log names in one line: a backlog can be long."""
-CLOSE_SECONDS = 0.9
-"""How long a stop may take beyond the grace, whatever handlers and backend do (LIFE-7)."""
-DRIVER_SECONDS = 0.1
-"""The part of it that is the driver's, whatever the subscription took."""
 TAKING_TURNS = 500
 """How often a start tries to have a worker that others only perform with."""
 TURN_SECONDS = 0.001
@@ -110,20 +114,19 @@ class DriverWorker(Worker):
     def _begin_life(self) -> None:
         """What belongs to one process and one event loop, as it is before the first call."""
         self.loop = None
-        self._outbox = Outbox(self._driver.enqueue)
-        self._elsewhere = Elsewhere(self._make) if self._make is not None else None
+        self._connection = Connection(self._driver, self._note_claims)
+        self._elsewhere = (
+            Elsewhere(self._make, self._refuse_if_stopped) if self._make is not None else None
+        )
         self._binding = threading.Lock()
         self._users = 0
         self._taker: asyncio.AbstractEventLoop | None = None
         self._dispatcher: Dispatcher | None = None
         self._state = State.NEW
-        self._is_open = False
         # The loop on which a perform needs no further look at our state: the quick way in.
         self._ready_on: asyncio.AbstractEventLoop | None = None
         self._starting = False
         self._draining: asyncio.Task[StopReport] | None = None
-        self._lifecycle = asyncio.Lock()
-        self._opening = Opening()
 
     def __repr__(self) -> str:
         return f"<offload worker {self._config} {self._state.value}>"
@@ -149,17 +152,12 @@ class DriverWorker(Worker):
             raise AlreadyRunningError(f"{self!r} can't be started before it has stopped")
         self._starting = True
         try:
-            was_open = self._is_open
-            failed_before = self._opening.failures
-            async with self._lifecycle:
-                await self._open(failed_before)
+            async with self._connection.opened():
                 try:
                     self._dispatcher = await self._subscribe()
                 except BaseException:
-                    if not was_open:
-                        self._is_open = False
-                        self._ready_on = None
-                        await self._driver.close()
+                    if not self._connection.is_shared and self._draining is None:
+                        await self._connection.close(None, StopBudget(0))
                     raise
                 self._state = State.RUNNING
                 vigil.hold(self)
@@ -170,7 +168,10 @@ class DriverWorker(Worker):
 
     async def _subscribe(self) -> Dispatcher:
         with limits_told():
-            subscription = await self._driver.subscribe(self._queues)
+            connection = self._connection
+            subscription = await connection.calls.make(
+                connection.driver.subscribe, self._queues, changes=False
+            )
             try:
                 return Dispatcher(
                     subscription,
@@ -184,7 +185,7 @@ class DriverWorker(Worker):
                 raise
 
     async def stop(self) -> StopReport:
-        if self._state is State.STOPPED and not self._is_open:
+        if self._state is State.STOPPED and not self._has_to_close:
             return StopReport()
         await self._bind_here("stop")
         self._ready_on = None
@@ -201,22 +202,25 @@ class DriverWorker(Worker):
         returned: Sequence[str] = ()
         lost: Sequence[str] = ()
         grace = self._config[GRACE].total_seconds()
-        deadline = asyncio.get_running_loop().time() + grace + CLOSE_SECONDS
+        budget = StopBudget(grace)
+        connection = self._connection
         try:
-            async with self._lifecycle:
+            async with connection.last_turn(budget):
                 self._state = State.STOPPING
                 if self._dispatcher is not None:
                     if busy := self._dispatcher.busy_slots:
                         within = format_duration(self._config[GRACE])
                         write(log.warning, "draining: %d jobs, up to %s", busy, within)
-                    finished, returned = await self._dispatcher.drain(grace, deadline - 0.2)
-                lost = await self._disconnect(self._dispatcher, deadline)
-                await self._leave_elsewhere(deadline)
+                    finished, returned = await self._dispatcher.drain(budget)
+                leaving = own_task(self._leave_elsewhere(budget), "offload-leave")
+                lost = await connection.close(_subscription_of(self._dispatcher), budget)
+                await leaving
         except asyncio.CancelledError:
             # A second stop finishes it; or the loop ends, and the vigil finds that.
             self._draining = None
             raise
         finally:
+            connection.calls.begin_again()
             if self._draining is not None:
                 self._dispatcher = None
                 self._draining = None
@@ -235,43 +239,25 @@ class DriverWorker(Worker):
         self._observers.tell("worker_stopped", worker=self, report=report)
         return report
 
-    async def _disconnect(self, dispatcher: Dispatcher | None, deadline: float) -> Sequence[str]:
-        try:
-            async with asyncio.timeout_at(deadline - DRIVER_SECONDS):
-                await self._outbox.idle()
-                if dispatcher is not None:
-                    await dispatcher.subscription.close()
-        except Exception as error:
-            _tell_of_close(error)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self._driver.close() if self._is_open else ()
-        except Exception as error:
-            _tell_of_close(error)
-            return ()
-        finally:
-            self._is_open = False
+    @property
+    def _has_to_close(self) -> bool:
+        """Whether something is open, or opened since the last stop."""
+        elsewhere = self._elsewhere
+        return self._connection.is_open or (elsewhere is not None and elsewhere.is_used)
 
-    async def _disconnect_within(
-        self, dispatcher: Dispatcher | None, seconds: float
-    ) -> Sequence[str]:
-        return await self._disconnect(dispatcher, asyncio.get_running_loop().time() + seconds)
-
-    async def _leave_elsewhere(self, deadline: float) -> None:
+    async def _leave_elsewhere(self, budget: StopBudget) -> None:
         if self._elsewhere is not None:
             try:
-                async with asyncio.timeout_at(deadline):
-                    await self._elsewhere.close()
+                async with asyncio.timeout_at(budget.driver):
+                    await self._elsewhere.close(budget.grace_left)
             except Exception as error:
-                _tell_of_close(error)
+                tell_of_close(error)
 
-    async def _open(self, failed_before: int) -> None:
-        if not self._is_open:
-            await self._opening.open(self._driver, failed_before)
-            self._is_open = True
-            if isinstance(self._driver, ClaimNotes):
-                notes = {**self.claims.notes, **self._driver.claim_notes()}
-                self.claims = replace(self.claims, notes=notes)
+    def _note_claims(self) -> None:
+        """What a driver has learned about its claims when it was opened."""
+        if isinstance(self._driver, ClaimNotes):
+            notes = {**self.claims.notes, **self._driver.claim_notes()}
+            self.claims = replace(self.claims, notes=notes)
 
     # -- which event loop, and which process -----------------------------------
 
@@ -281,7 +267,7 @@ class DriverWorker(Worker):
         With `use`, no other loop can have us until `_users` is less by one again.
         """
         loop = asyncio.get_running_loop()
-        was_open, dispatcher = False, None
+        was_open, subscription = False, None
         with self._binding:
             former = self.loop
             if self._taker is not None and self._taker is not loop:
@@ -291,13 +277,18 @@ class DriverWorker(Worker):
                     return False
                 self.loop = loop
                 if former is not None:
-                    was_open, dispatcher = self._forget_loop()
+                    was_open, subscription = self._forget_loop()
             self._users += use
         if was_open:
-            async with self._lifecycle:
-                self._is_open = True
-                await self._disconnect_within(dispatcher, CLOSE_SECONDS)
+            await self._close_left(subscription)
         return True
+
+    async def _close_left(self, subscription: Subscription | None) -> Sequence[str]:
+        """Close what a loop that is closed has left open."""
+        connection = self._connection
+        async with connection.turn:
+            connection.is_open = True
+            return await connection.close(subscription, StopBudget(0))
 
     async def _take_over(self) -> None:
         """Before a start: leave a loop that runs elsewhere, and on which we only performed."""
@@ -311,16 +302,16 @@ class DriverWorker(Worker):
                     return
                 self._ready_on = None
                 if not self._users:
-                    self.loop, outbox = here, self._outbox
+                    self.loop, connection = here, self._connection
                     was_open, _ = self._forget_loop()
                     break
             await asyncio.sleep(TURN_SECONDS)
         if was_open:
-            leaving = run_elsewhere(_leave(outbox, self._driver), former)
             try:
-                await asyncio.wait_for(leaving, CLOSE_SECONDS)
+                async with asyncio.timeout_at(StopBudget(0).driver):
+                    await run_elsewhere(connection.leave(0), former)
             except Exception as error:
-                _tell_of_close(error)
+                tell_of_close(error)
 
     @property
     def _is_at_work(self) -> bool:
@@ -357,15 +348,17 @@ class DriverWorker(Worker):
             f"{verb} it there, or close that loop"
         )
 
-    def _forget_loop(self) -> tuple[bool, Dispatcher | None]:
-        """Clear up after a loop that was closed without a stop, and took every task along."""
-        self._lifecycle = asyncio.Lock()
-        self._outbox = Outbox(self._driver.enqueue)
+    def _forget_loop(self) -> tuple[bool, Subscription | None]:
+        """Clear up after a loop that was closed without a stop, and took every task along.
+
+        Returns whether the driver was open, and the subscription: both are to be closed.
+        """
+        was_open = self._connection.is_open
+        self._connection = Connection(self._driver, self._note_claims)
         self._draining = None
         self._starting = False
         self._ready_on = None
         self._users = 0
-        was_open, self._is_open = self._is_open, False
         dispatcher, self._dispatcher = self._dispatcher, None
         if dispatcher is not None:
             line = "the event loop of %s was closed without a stop: it is stopped now"
@@ -374,7 +367,7 @@ class DriverWorker(Worker):
             vigil.release(self)
         if self._state is not State.NEW:
             self._state = State.STOPPED
-        return was_open, dispatcher
+        return was_open, _subscription_of(dispatcher)
 
     def leave_closed_loop(self) -> None:
         """Let go of what we hold, if our loop was closed without a stop. Called by the vigil."""
@@ -384,12 +377,12 @@ class DriverWorker(Worker):
             if self.loop is None or not self.loop.is_closed():
                 return
             self.loop = None
-            self._is_open, dispatcher = self._forget_loop()
-            lost = asyncio.run(self._disconnect_within(dispatcher, CLOSE_SECONDS))
+            was_open, subscription = self._forget_loop()
+            lost = asyncio.run(self._close_left(subscription)) if was_open else ()
             if not self.claims.durable:
                 _name_lost(lost)
         except Exception as error:
-            _tell_of_close(error)
+            tell_of_close(error)
         finally:
             self._binding.release()
 
@@ -403,12 +396,12 @@ class DriverWorker(Worker):
 
     def name_what_is_lost(self) -> None:
         """At the end of the process: a backend in its memory ends with it."""
-        if self.claims.durable or not self._is_open:
+        if self.claims.durable or not self._connection.is_open:
             return
         try:
             lost = asyncio.run(_close(self._driver))
         except Exception as error:
-            _tell_of_close(error)
+            tell_of_close(error)
             return
         if lost:
             never = "stopped" if self._state is State.RUNNING else "started"
@@ -457,7 +450,7 @@ class DriverWorker(Worker):
         now_ms = time.time_ns() // 1_000_000
         entry = self._make_entry(job, delay_ms, at_ms, now_ms)
         if self._ready_on is asyncio.get_running_loop():
-            await self._outbox.send((entry,))
+            await self._connection.outbox.send((entry,))
         else:
             await self._send((entry,))
         if "job_enqueued" in self._observers.wanted:
@@ -489,25 +482,27 @@ class DriverWorker(Worker):
 
     async def _send_here(self, entries: Sequence[Entry]) -> None:
         try:
-            if not self._is_open:
-                failed_before = self._opening.failures
-                async with self._lifecycle:
-                    self._refuse_if_stopped()
-                    await self._open(failed_before)
+            connection = self._connection
+            if not connection.is_open:
+                await connection.share(self._refuse_if_stopped)
                 self._refuse_if_stopped()
+            connection.is_shared = True
             if self._dispatcher is not None or self.claims.distributed:
                 self._ready_on = self.loop
-            await self._outbox.send(entries)
+            await connection.outbox.send(entries)
         finally:
-            with self._binding:
-                self._users = max(0, self._users - 1)
+            self._end_use()
+
+    def _end_use(self) -> None:
+        with self._binding:
+            self._users = max(0, self._users - 1)
 
     async def _send_to_its_loop(self, entries: Sequence[Entry]) -> None:
         loop = await self._other_loop("perform")
         if loop is None:
             await self._send(entries)
             return
-        await run_elsewhere(self._outbox.send(entries), loop)
+        await run_elsewhere(self._connection.outbox.send(entries), loop)
 
     def _refuse_if_stopped(self) -> None:
         if self._draining is not None or self._state in (State.STOPPING, State.STOPPED):
@@ -571,11 +566,12 @@ class DriverWorker(Worker):
 
     async def _look(self, action: Callable[[Any], Awaitable[T]]) -> T:
         """Let `action` look at the backend, from whatever loop, and also after stop."""
-        if await self._bind():
-            failed_before = self._opening.failures
-            async with self._lifecycle:
-                await self._open(failed_before)
-            return await action(self._driver)
+        if await self._bind(use=True):
+            try:
+                await self._connection.share()
+                return await self._connection.use(action)
+            finally:
+                self._end_use()
         if self.claims.distributed and self._elsewhere is not None:
             return await self._elsewhere.use(action)
         loop = await self._other_loop("look at")
@@ -584,9 +580,8 @@ class DriverWorker(Worker):
         return await run_elsewhere(self._look(action), loop)
 
 
-async def _leave(outbox: Outbox, driver: Driver) -> None:
-    await outbox.idle()
-    await driver.close()
+def _subscription_of(dispatcher: Dispatcher | None) -> Subscription | None:
+    return None if dispatcher is None else dispatcher.subscription
 
 
 async def _close(driver: Driver) -> Sequence[str]:
@@ -601,10 +596,3 @@ def _name_lost(lost: Sequence[str]) -> None:
     for begin in range(0, len(lost), LOST_IN_A_LINE):
         ids = lost[begin : begin + LOST_IN_A_LINE]
         write(job_log.warning, "lost unless this worker starts again: %s", ", ".join(ids))
-
-
-def _tell_of_close(error: Exception) -> None:
-    if isinstance(error, (TimeoutError, BackendError)):
-        write(log.warning, "the backend didn't answer while the worker disconnected: %r", error)
-    else:
-        write(log.error, "the driver failed to close", error=error)

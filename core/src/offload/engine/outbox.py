@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from offload.driver import Entry
+from offload.engine.calls import Calls
 from offload.engine.supervisor import own_task
 from offload.errors import (
     BackendError,
@@ -69,8 +70,9 @@ class Outbox:
     A send that finds the outbox idle goes straight to the driver, undelayed.
     """
 
-    def __init__(self, enqueue: Callable[[Sequence[Entry]], Awaitable[None]]) -> None:
+    def __init__(self, enqueue: Callable[[Sequence[Entry]], Awaitable[None]], calls: Calls) -> None:
         self._enqueue = enqueue
+        self._calls = calls
         self._sending = False
         self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -91,7 +93,7 @@ class Outbox:
         self._sending = True
         is_deep = False
         try:
-            await self._enqueue(entries)
+            await self._calls.make(self._enqueue, entries)
         except RecursionError:
             is_deep = True  # here not even a task can be made
             raise
@@ -107,6 +109,11 @@ class Outbox:
             if self._idle is None:
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._idle)
+
+    def give_up(self) -> None:
+        """Send no more of what waits, since the worker was stopped."""
+        reason = "the worker was stopped before this was sent to the backend"
+        self._refuse(len(self._waiting), WorkerStoppedError, reason)
 
     def _rescue_waiting(self) -> None:
         """For those who waited for a sender that ended without a word."""
@@ -131,11 +138,11 @@ class Outbox:
                     continue
                 passed_over = len(self._waiting)
                 try:
-                    await self._enqueue(entries)
+                    await self._calls.make(self._enqueue, entries)
                 except BaseException as error:
                     _tell(callers, error)
                     if isinstance(error, BackendUnavailableError):
-                        self._refuse(passed_over, str(error))
+                        self._refuse(passed_over, BackendUnavailableError, str(error))
                     elif not isinstance(error, Exception):
                         raise
                 else:
@@ -144,13 +151,13 @@ class Outbox:
             self._flusher = None
             self._go_on()
 
-    def _refuse(self, number: int, reason: str) -> None:
+    def _refuse(self, number: int, kind: type[OffloadError], reason: str) -> None:
         """Let those at the head of the line wait no longer: nothing of theirs was sent.
 
         Else an outage would let each of many batches wait for all before it (PERF-8).
         """
         for _, caller in self._waiting[:number]:
-            _tell([caller], BackendUnavailableError(reason))
+            _tell([caller], kind(reason))
         del self._waiting[:number]
 
     def _next_batch(self) -> tuple[list[Entry], list[asyncio.Future[None]]]:
