@@ -11,14 +11,17 @@ from offload.errors import BackendUnavailableError
 A = TypeVar("A")
 T = TypeVar("T")
 
+NO_TASK = "the calls of a worker are made in tasks of asyncio"
+
 
 class Calls:
     """Those that are under way on one event loop."""
 
     def __init__(self) -> None:
-        self._under_way: dict[asyncio.Task[Any], int] = {}
-        """By the task that waits: how often it had been asked to end before."""
-        self._interrupted: set[asyncio.Task[Any]] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()
+        """The tasks that wait for them."""
+        self.interrupted: set[asyncio.Task[Any]] = set()
+        """Those of them that a stop has cancelled."""
         self._are_over = False
         self._idle: asyncio.Future[None] | None = None
 
@@ -34,19 +37,17 @@ class Calls:
             raise _stopped(maybe_stored=False)
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a worker is called from a task of asyncio")
-        asked_before = self._under_way[task] = task.cancelling()
+            raise RuntimeError(NO_TASK)
+        asked_before = task.cancelling()
+        self._under_way.add(task)
         try:
             return await call(argument)
         except asyncio.CancelledError:
-            if task not in self._interrupted or task.cancelling() > asked_before + 1:
-                raise  # the application has cancelled it
-            raise _stopped(maybe_stored=changes) from None
+            self.tell_if_interrupted(task, asked_before, maybe_stored=changes)
+            raise
         finally:
-            del self._under_way[task]
-            if task in self._interrupted:
-                self._interrupted.discard(task)
-                task.uncancel()
+            self._under_way.discard(task)
+            self.forget(task)
             if self._idle is not None and not self._under_way:
                 self._idle.set_result(None)
                 self._idle = None
@@ -62,13 +63,35 @@ class Calls:
         """Cancel those that are under way, and refuse others until `begin_again`."""
         self._are_over = True
         for task in self._under_way:
-            if task not in self._interrupted:
-                self._interrupted.add(task)
-                task.cancel()
+            self.interrupt(task)
 
     def begin_again(self) -> None:
         """Make calls as before."""
         self._are_over = False
+
+    # -- for `make`, and for who makes a call without it ---------------------------
+
+    def interrupt(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task that waits for a call, once."""
+        if task not in self.interrupted:
+            self.interrupted.add(task)
+            task.cancel()
+
+    def tell_if_interrupted(
+        self, task: asyncio.Task[Any], asked_before: int, *, maybe_stored: bool
+    ) -> None:
+        """Of a call that was cancelled: raise what to tell, if that wasn't by the application.
+
+        `asked_before` is how often its task had been asked to end when the call began.
+        """
+        if task in self.interrupted and task.cancelling() == asked_before + 1:
+            raise _stopped(maybe_stored=maybe_stored) from None
+
+    def forget(self, task: asyncio.Task[Any]) -> None:
+        """Its call has ended: take back that it was asked to."""
+        if task in self.interrupted:
+            self.interrupted.discard(task)
+            task.uncancel()
 
 
 def _stopped(*, maybe_stored: bool) -> BackendUnavailableError:

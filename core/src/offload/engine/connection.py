@@ -110,6 +110,7 @@ class Connection:
             self.calls.end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(budget.cancelled):
+                    await self.outbox.idle()
                     await self.calls.idle()
 
 

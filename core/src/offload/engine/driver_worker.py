@@ -491,7 +491,8 @@ class DriverWorker(Worker):
                 self._ready_on = self.loop
             await connection.outbox.send(entries)
         finally:
-            self._end_use()
+            with self._binding:
+                self._users = max(0, self._users - 1)
 
     def _end_use(self) -> None:
         with self._binding:
