@@ -82,15 +82,19 @@ class Connection:
         """Disconnect, within the turn. Returns what `Driver.close` does; tells of what fails."""
         await self._end_calls(budget)
         if subscription is not None:
-            with _told():
-                async with asyncio.timeout_at(budget.subscription):
-                    await subscription.close()
+            await self.close_subscription(subscription, budget)
         if self.is_open:
             self.is_open = False
             with _told():
                 async with asyncio.timeout_at(budget.driver):
                     return await self.driver.close()
         return ()
+
+    async def close_subscription(self, subscription: Subscription, budget: StopBudget) -> None:
+        """Stop consuming; tells of what fails."""
+        with _told():
+            async with asyncio.timeout_at(budget.subscription):
+                await subscription.close()
 
     async def leave(self, grace: float) -> None:
         """Disconnect for good; what is under way has the grace, and the budget of a stop."""
