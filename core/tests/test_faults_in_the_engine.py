@@ -9,6 +9,7 @@ import pytest
 
 import offload
 from offload import Job
+from offload.engine import failures as failures_module
 from offload.engine import runner as runner_module
 from offload.engine import threads as threads_module
 
@@ -42,11 +43,11 @@ PLACES = {
     "set timer": within_worker("_runner._set_timer"),
     "thread": within_worker("_runner._threads.call"),
     "tell": within_worker("_runner._observers.tell"),
-    "judge": within_module(runner_module, "judge"),
+    "judge": within_module(failures_module, "judge"),
     "timed out": within_module(runner_module, "timed_out"),
-    "log": within_worker("_runner._log_failure"),
-    "shown": within_module(runner_module, "shown"),
-    "format": within_module(runner_module, "format_duration"),
+    "log": within_worker("_runner._failures._log"),
+    "shown": within_module(failures_module, "shown"),
+    "format": within_module(failures_module, "format_duration"),
     "Call": within_module(threads_module, "_Call"),
 }
 ERRORS = [KeyError("a bug"), MemoryError(), asyncio.CancelledError(), GeneratorExit()]

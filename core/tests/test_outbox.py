@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from offload.driver import Entry
+from offload.engine.calls import Calls
 from offload.engine.outbox import MAX_BATCH, Outbox
 
 
@@ -30,7 +31,7 @@ class Backend:
 
 async def test_what_comes_while_one_is_on_its_way_forms_the_next_batch():
     backend = Backend()
-    outbox = Outbox(backend.enqueue)
+    outbox = Outbox(backend.enqueue, Calls())
     sends = [asyncio.create_task(outbox.send([entry(n)])) for n in range(5)]
     await asyncio.sleep(0)
     assert backend.batches == [["0"]]
@@ -41,7 +42,7 @@ async def test_what_comes_while_one_is_on_its_way_forms_the_next_batch():
 
 async def test_no_batch_is_larger_than_the_limit():
     backend = Backend()
-    outbox = Outbox(backend.enqueue)
+    outbox = Outbox(backend.enqueue, Calls())
     sends = [asyncio.create_task(outbox.send([entry(n)])) for n in range(2 * MAX_BATCH + 5)]
     await asyncio.sleep(0)
     backend.gate.set()
@@ -52,7 +53,7 @@ async def test_no_batch_is_larger_than_the_limit():
 async def test_an_error_reaches_every_caller_of_its_batch_and_the_next_goes_on():
     backend = Backend()
     backend.error = ValueError("away")
-    outbox = Outbox(backend.enqueue)
+    outbox = Outbox(backend.enqueue, Calls())
     sends = [asyncio.create_task(outbox.send([entry(n)])) for n in range(3)]
     await asyncio.sleep(0)
     backend.gate.set()
@@ -65,7 +66,7 @@ async def test_an_error_reaches_every_caller_of_its_batch_and_the_next_goes_on()
 
 async def test_a_caller_that_was_cancelled_while_it_waited_has_nothing_stored():
     backend = Backend()
-    outbox = Outbox(backend.enqueue)
+    outbox = Outbox(backend.enqueue, Calls())
     sends = [asyncio.create_task(outbox.send([entry(n)])) for n in range(3)]
     await asyncio.sleep(0)
     sends[1].cancel()
@@ -78,7 +79,7 @@ async def test_a_caller_that_was_cancelled_while_it_waited_has_nothing_stored():
 
 async def test_cancelling_the_one_on_its_way_holds_nobody_up():
     backend = Backend()
-    outbox = Outbox(backend.enqueue)
+    outbox = Outbox(backend.enqueue, Calls())
     sends = [asyncio.create_task(outbox.send([entry(n)])) for n in range(3)]
     await asyncio.sleep(0)
     sends[0].cancel()

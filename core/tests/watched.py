@@ -13,6 +13,7 @@ from typing import Any
 
 import offload_simple
 from offload import (
+    Args,
     BackendUnavailableError,
     Delivery,
     Entry,
@@ -20,6 +21,7 @@ from offload import (
     Limits,
     QueueCounts,
     Settlement,
+    StoredDeadLetter,
 )
 from offload.config import parse_address, read_config
 from offload.engine import DriverWorker
@@ -32,6 +34,10 @@ DEADLINE = 20.0
 
 def away() -> BackendUnavailableError:
     return BackendUnavailableError("away")
+
+
+async def nothing(args: Args) -> None:
+    """A handler."""
 
 
 class Watch:
@@ -47,6 +53,10 @@ class Watch:
         self.under_way: Counter[str] = Counter()
         self.gates: dict[str, asyncio.Event] = {}
         """Calls of these names wait until theirs is set."""
+        self.holds: set[str] = set()
+        """Calls of these names never end, on whatever loop."""
+        self.lingers: set[str] = set()
+        """Calls of these names take a few turns of the loop to end when they are cancelled."""
         self.held = threading.Event()
         """What `open` waits for on a loop that `gates` can't be set for, if `holds_open`."""
         self.holds_open = False
@@ -57,17 +67,20 @@ class Watch:
         self.loops: list[set[asyncio.AbstractEventLoop]] = []
         """Those that each driver was called on."""
         self._changed = asyncio.Event()
+        self._waiter: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
     async def call(self, name: str, argument: Any = None) -> AsyncIterator[None]:
         self.overlaps |= {(name, other) for other in +self.under_way}
         self.begun.append((name, argument))
         self.under_way[name] += 1
-        self._changed.set()
+        self._tell()
         try:
             await asyncio.sleep(0)  # every call lets others in
             if gate := self.gates.get(name):
                 await gate.wait()
+            if name in self.holds:
+                await asyncio.Event().wait()
             if name == "open" and self.holds_open:
                 await asyncio.to_thread(self.held.wait, DEADLINE)
             if self.errors[name]:
@@ -75,11 +88,18 @@ class Watch:
             yield
         except asyncio.CancelledError:
             self.cancelled.append(name)
+            if name in self.lingers:
+                for _ in range(10):
+                    await asyncio.sleep(0)
             raise
         finally:
             self.under_way[name] -= 1
             self.ended.append(name)
-            self._changed.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._waiter is not None:  # it may be on another loop
+            self._waiter.call_soon_threadsafe(self._changed.set)
 
     def of(self, name: str) -> list[Any]:
         """The arguments of the calls of this name."""
@@ -87,9 +107,12 @@ class Watch:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Return when it holds; it is looked at when a call begins or ends."""
+        self._waiter = asyncio.get_running_loop()
         async with asyncio.timeout(DEADLINE):
-            while not condition():
+            while True:
                 self._changed.clear()
+                if condition():
+                    break
                 await self._changed.wait()
 
 
@@ -154,6 +177,10 @@ class WatchedDriver(SimpleDriver):
         self.loops.add(asyncio.get_running_loop())
         async with self.watch.call("counts"):
             return await super().counts()
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        async with self.watch.call("list_dead"):
+            return await super().list_dead(limit, after)
 
     async def close(self) -> Sequence[str]:
         self.loops.add(asyncio.get_running_loop())

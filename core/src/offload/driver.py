@@ -9,7 +9,7 @@ What holds for every method of a driver:
 - It raises `BackendUnavailableError` when the backend is unavailable, within a
   bound of its own, and never hangs.
 - Cancelling it leaves the driver usable; the outcome of that one call is then
-  unknown.
+  unknown. A stop cancels what would outlast it.
 - One step each: a crash inside it may duplicate a job, never lose it.
 - Due times are judged by the backend's clock, in whole milliseconds since the
   epoch, rounded so that nothing is ever early.
@@ -144,7 +144,8 @@ class Subscription(Protocol):
         """Return when a fetch may bring something, or after `timeout` seconds.
 
         Only a hint, and cancelled freely: it takes no job. A job that arrives
-        between the last fetch and this call ends it at once.
+        between the last fetch and this call ends it at once. A driver whose waits
+        all fail still works, but its jobs may start late.
         """
         ...
 

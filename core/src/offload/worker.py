@@ -48,7 +48,8 @@ class StopReport:
     Attributes:
         finished: how many jobs ended, in success or failure, between `stop` and its return.
         returned: ids of jobs that were cut short, and handed back to a durable backend: they run
-            again.
+            again. Besides, those whose verdict it didn't confirm in time: they run again unless
+            it has the verdict.
         lost: ids of jobs that only this process remembers: they run if this worker starts again.
     """
 
@@ -194,8 +195,9 @@ class Worker(abc.ABC):
             JobTooLargeError: args over the backend's `max_job_bytes` (ARGS-5).
             UnknownHandlerError, UnknownQueueError: nobody could run it (PERF-6, QUE-2).
             WorkerStoppedError: `stop` was called (LIFE-5).
-            BackendUnavailableError: the backend is unavailable; `maybe_stored` says whether the
-                job may have been stored all the same (PERF-8).
+            BackendUnavailableError: the backend is unavailable, or the worker was stopped before it
+                answered; `maybe_stored` says whether the job may have been stored all the same
+                (PERF-8).
         """
 
     @abc.abstractmethod

@@ -18,23 +18,27 @@ from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
 from offload.engine.settler import Batch, Settler
+from offload.engine.stop_budget import StopBudget
 from offload.engine.supervisor import Supervised, end_if_cancelled, must_end
 from offload.errors import BackendError
 from offload.job import JobContext
 from offload.observers import Observers
 
 WHAT = "no jobs can be fetched"
+WAIT = "no hint of a job can be waited for, so that jobs may start late"
+
+TOO_LATE = "job %s (%s): too late to %s it: its lease was lost, so another worker may run it again"
+TRIED_BEFORE = (
+    "job %s (%s): a call to %s it failed, and now it is gone: the backend did it nevertheless, or "
+    "the lease was lost and another worker may run it again"
+)
 
 STALE_SECONDS = 0.2
 """Prefetched jobs that see no slot fall free in this time go back for others to take."""
 IDLE_SECONDS = 5.0
 """How long an idle worker waits for a driver's hint before it looks for itself."""
 RETRY_PAUSE = 3
-"""How many failures a failed wait for a hint counts as, for the pause after it."""
-CANCEL_SECONDS = 0.3
-"""How long cancelled handlers get to end, and a fetch that was under way at a stop."""
-CLOSE_SECONDS = 0.1
-"""How long an extension of leases that is under way gets in the end, at the least."""
+"""How many failures the first failed wait for a hint counts as, for the pause after it."""
 
 
 class Dispatcher:
@@ -67,6 +71,8 @@ class Dispatcher:
         self._buffer: deque[Delivery] = deque()
         self._is_filling = False
         self._interruptible = False
+        self._failed_waits = 0
+        """In a row."""
         self._room = asyncio.Event()
         self._stale_timer: asyncio.TimerHandle | None = None
 
@@ -119,9 +125,18 @@ class Dispatcher:
     async def _wait_for_jobs(self, seconds: float) -> None:
         try:
             await self._interruptibly(self.subscription.wait(seconds))
-        except BackendError:
-            # Only a hint; if the backend is unavailable, the next fetch finds that out.
-            await self._interruptibly(pause(RETRY_PAUSE))
+        except BaseException as error:
+            if must_end(self._loop):
+                raise
+            # Only a hint: if the backend is unavailable, the next fetch finds that out. But that
+            # a wait fails again, after a fetch that didn't, nobody else would tell.
+            self._failed_waits += 1
+            if self._failed_waits > 1 or not isinstance(error, BackendError):
+                self._outage.fails(WAIT, error)
+            await self._interruptibly(pause(RETRY_PAUSE - 1 + self._failed_waits))
+        else:
+            self._failed_waits = 0
+            self._outage.works(WAIT)
 
     async def _interruptibly(self, waiting: Awaitable[object]) -> None:
         """Await something that a stop may cancel."""
@@ -173,14 +188,16 @@ class Dispatcher:
 
     # -- settling ------------------------------------------------------------
 
-    def _settled(self, batch: Batch, foreign: Collection[Delivery]) -> None:
+    def _settled(
+        self, batch: Batch, foreign: Collection[Delivery], doubtful: Collection[int]
+    ) -> None:
         tell_success = "job_succeeded" in self._observers.wanted
         for settlement, context in batch:
             is_late = bool(foreign) and settlement.delivery in foreign
             if is_late and settlement.verdict is not Verdict.RELEASE:
                 write(
                     job_log.warning,
-                    "job %s (%s): too late to %s it; its lease was lost and it runs again",
+                    TRIED_BEFORE if id(settlement.delivery) in doubtful else TOO_LATE,
                     *(shown(context.id), shown(context.handler), settlement.verdict.value),
                 )
             elif settlement.verdict is not Verdict.ACKNOWLEDGE:
@@ -234,22 +251,17 @@ class Dispatcher:
             self._lease_keeper.abandon()
         self._runner.close()
 
-    async def drain(self, grace: float, deadline: float) -> tuple[int, list[str]]:
+    async def drain(self, budget: StopBudget) -> tuple[int, list[str]]:
         """Take no new job, wait for those that run, and give back the rest.
-
-        Args:
-            grace: seconds for running handlers to end.
-            deadline: the loop's time at which this must be over, whatever the backend does.
 
         Returns how many jobs finished, and the ids of those that were cut short.
         """
-        grace_ends = self._loop.time() + grace
         finished_before = self._runner.finished_jobs
         self._runner.stopping = True
         self._give_back_buffer()  # no handler begins any more
         if self._interruptible:
             self._fetch_loop.cancel()
-        await asyncio.wait([self._fetch_loop.task], timeout=CANCEL_SECONDS)
+        await asyncio.wait([self._fetch_loop.task], timeout=budget.left(budget.fetch))
         self._fetch_loop.cancel()
         if isinstance(self.subscription, Intake):
             try:
@@ -257,10 +269,10 @@ class Dispatcher:
             except Exception as error:
                 write(engine_log.error, "the driver failed to end its intake", error=error)
         self._give_back_buffer()
-        await self._wait_until(lambda: self._runner.busy_slots == 0, grace_ends)
+        await self._wait_until(lambda: self._runner.busy_slots == 0, budget.grace)
         for run in list(self._runner.runs):
             self._runner.interrupt(run, Interruption.STOPPING)
-        await self._wait_until(lambda: not self._runner.runs, self._loop.time() + CANCEL_SECONDS)
+        await self._wait_until(lambda: not self._runner.runs, budget.handlers)
         for run in list(self._runner.runs):
             # It swallowed its cancellation. Its job goes back; what it does now counts no more.
             write(
@@ -269,12 +281,16 @@ class Dispatcher:
                 *(run.context.handler, shown(run.context.id)),
             )
             self._runner.give_back(run)
-        await self._wait_until(lambda: self._settler.unsettled == 0, deadline)
+        await asyncio.wait([self._fetch_loop.task], timeout=budget.left(budget.calls))
+        await self._wait_until(lambda: self._settler.unsettled == 0, budget.calls)
         for delivery in self._settler.deliveries():
-            line = "job %s is not settled; it runs again when its lease ends"
+            line = (
+                "job %s: it isn't known whether its verdict is stored; if not, the job runs again "
+                "when its lease ends"
+            )
             write(job_log.warning, line, shown(delivery.id))
             self._runner.returned.append(delivery.id)
-        await self._close(deadline)
+        await self._close(budget)
         finished = self._runner.finished_jobs - finished_before
         return finished, list(dict.fromkeys(self._runner.returned))
 
@@ -285,12 +301,12 @@ class Dispatcher:
                     self._room.clear()
                     await self._room.wait()
 
-    async def _close(self, deadline: float) -> None:
+    async def _close(self, budget: StopBudget) -> None:
         if self._stale_timer is not None:
             self._stale_timer.cancel()
         self._settle_loop.cancel()
-        await asyncio.wait([self._settle_loop.task])
+        await asyncio.wait([self._settle_loop.task], timeout=budget.left(budget.cancelled))
         self._settler.close()
         if self._lease_keeper is not None:
-            await self._lease_keeper.stop(max(deadline, self._loop.time() + CLOSE_SECONDS))
+            await self._lease_keeper.stop(budget.leases)
         self._runner.close()

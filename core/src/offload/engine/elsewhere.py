@@ -7,14 +7,12 @@ application that makes a loop for each request connects but once.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from offload.driver import Driver, Entry
-from offload.engine.opening import Opening
-from offload.engine.outbox import Outbox
+from offload.engine.connection import Connection
 from offload.loop_thread import LoopThread, run_elsewhere
 
 T = TypeVar("T")
@@ -23,59 +21,53 @@ T = TypeVar("T")
 class Elsewhere:
     """A driver on a loop of its own; it is made and opened when it is needed first."""
 
-    def __init__(self, make: Callable[[], Driver]) -> None:
+    def __init__(self, make: Callable[[], Driver], refuse_if_stopped: Callable[[], None]) -> None:
         self._make = make
+        self._refuse_if_stopped = refuse_if_stopped
         self._lock = threading.Lock()
-        self._thread: LoopThread | None = None
-        self._driver: Driver | None = None
-        self._outbox: Outbox | None = None
-        self._turn: asyncio.Lock | None = None
-        self._opening = Opening()
+        self._at: tuple[LoopThread, Connection] | None = None
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is something to close."""
+        return self._at is not None
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         """Store these; see `Driver.enqueue`."""
+        thread, connection = self._begin(self._refuse_if_stopped)
+        await run_elsewhere(self._send(connection, entries), thread.loop)
 
-        async def send(driver: Driver) -> None:
-            if self._outbox is None:
-                self._outbox = Outbox(driver.enqueue)
-            await self._outbox.send(entries)
-
-        await self.use(send)
-
-    async def use(self, action: Callable[[Driver], Awaitable[T]]) -> T:
+    async def use(self, action: Callable[[Any], Awaitable[T]]) -> T:
         """Let `action` work with the driver, on its loop."""
-        with self._lock:
-            if self._thread is None:
-                self._thread = LoopThread("offload-elsewhere")
-                self._turn = asyncio.Lock()
-            loop = self._thread.loop
-        return await run_elsewhere(self._use(action), loop)
+        thread, connection = self._begin()
+        return await run_elsewhere(_use(connection, action), thread.loop)
 
-    async def _use(self, action: Callable[[Driver], Awaitable[T]]) -> T:
-        if self._turn is None:
-            raise AssertionError("made with the thread")
-        failed_before = self._opening.failures
-        async with self._turn:
-            if self._driver is None:
+    def _begin(self, check: Callable[[], None] = lambda: None) -> tuple[LoopThread, Connection]:
+        with self._lock:
+            check()  # within the lock: a stop that isn't seen here finds what is made
+            if self._at is None:
                 driver = self._make()
-                await self._opening.open(driver, failed_before)
-                self._driver = driver
-        return await action(self._driver)
+                self._at = LoopThread("offload-elsewhere"), Connection(driver)
+            return self._at
 
-    async def close(self) -> None:
-        """Disconnect, and end the thread."""
+    async def _send(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        await connection.share(self._refuse_if_stopped)
+        self._refuse_if_stopped()
+        await connection.outbox.send(entries)
+
+    async def close(self, grace: float) -> None:
+        """Disconnect, and end the thread; see `Connection.leave`."""
         with self._lock:
-            thread, self._thread = self._thread, None
-            driver, self._driver = self._driver, None
-            self._outbox = None
-        if thread is None:
+            at, self._at = self._at, None
+        if at is None:
             return
+        thread, connection = at
         try:
-            if driver is not None:
-                await run_elsewhere(_close(driver), thread.loop)
+            await run_elsewhere(connection.leave(grace), thread.loop)
         finally:
             thread.end()
 
 
-async def _close(driver: Driver) -> None:
-    await driver.close()
+async def _use(connection: Connection, action: Callable[[Any], Awaitable[T]]) -> T:
+    await connection.share()
+    return await connection.use(action)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 from offload.driver import Entry
+from offload.engine.calls import NO_TASK, Calls
 from offload.engine.supervisor import own_task
 from offload.errors import (
     BackendError,
@@ -69,9 +71,12 @@ class Outbox:
     A send that finds the outbox idle goes straight to the driver, undelayed.
     """
 
-    def __init__(self, enqueue: Callable[[Sequence[Entry]], Awaitable[None]]) -> None:
+    def __init__(self, enqueue: Callable[[Sequence[Entry]], Awaitable[None]], calls: Calls) -> None:
         self._enqueue = enqueue
-        self._sending = False
+        self._calls = calls
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sender: asyncio.Task[Any] | None = None
+        """A task of the application that has the driver store its own entries."""
         self._waiting: list[tuple[Sequence[Entry], asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None
@@ -79,7 +84,7 @@ class Outbox:
 
     async def send(self, entries: Sequence[Entry]) -> None:
         """Hand one batch of entries to the driver; return when they are safe."""
-        if self._sending or self._flusher is not None or self._waiting:
+        if self._sender is not None or self._flusher is not None or self._waiting:
             loop = asyncio.get_running_loop()
             sent = loop.create_future()
             self._waiting.append((entries, sent))
@@ -88,25 +93,43 @@ class Outbox:
             self._go_on()
             await sent
             return
-        self._sending = True
+        # As `Calls.make` does, without what that would cost each perform.
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._sender = task = asyncio.current_task(self._loop)
+        if task is None:
+            raise RuntimeError(NO_TASK)
+        asked_before = task.cancelling()
         is_deep = False
         try:
             await self._enqueue(entries)
         except RecursionError:
             is_deep = True  # here not even a task can be made
             raise
+        except asyncio.CancelledError:
+            self._calls.tell_if_interrupted(task, asked_before, maybe_stored=True)
+            raise
         finally:
-            self._sending = False
+            self._sender = None
             if not is_deep:
+                if self._calls.interrupted:
+                    self._calls.forget(task)
                 self._go_on()
 
     async def idle(self) -> None:
         """Return when nothing is on its way, or waits to be."""
-        while self._sending or self._flusher is not None or self._waiting:
+        while self._sender is not None or self._flusher is not None or self._waiting:
             self._go_on()
             if self._idle is None:
                 self._idle = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._idle)
+
+    def give_up(self) -> None:
+        """Cancel what is on its way, and send no more of what waits: the worker was stopped."""
+        if self._sender is not None:
+            self._calls.interrupt(self._sender)
+        reason = "the worker was stopped before this was sent to the backend"
+        self._refuse(len(self._waiting), WorkerStoppedError, reason)
 
     def _rescue_waiting(self) -> None:
         """For those who waited for a sender that ended without a word."""
@@ -115,7 +138,7 @@ class Outbox:
 
     def _go_on(self) -> None:
         """See to those who wait, unless somebody does so already."""
-        if self._sending or self._flusher is not None:
+        if self._sender is not None or self._flusher is not None:
             return
         if self._waiting:
             self._flusher = own_task(self._flush(), "offload-outbox")
@@ -131,11 +154,11 @@ class Outbox:
                     continue
                 passed_over = len(self._waiting)
                 try:
-                    await self._enqueue(entries)
+                    await self._calls.make(self._enqueue, entries)
                 except BaseException as error:
                     _tell(callers, error)
                     if isinstance(error, BackendUnavailableError):
-                        self._refuse(passed_over, str(error))
+                        self._refuse(passed_over, BackendUnavailableError, str(error))
                     elif not isinstance(error, Exception):
                         raise
                 else:
@@ -144,13 +167,13 @@ class Outbox:
             self._flusher = None
             self._go_on()
 
-    def _refuse(self, number: int, reason: str) -> None:
+    def _refuse(self, number: int, kind: type[OffloadError], reason: str) -> None:
         """Let those at the head of the line wait no longer: nothing of theirs was sent.
 
         Else an outage would let each of many batches wait for all before it (PERF-8).
         """
         for _, caller in self._waiting[:number]:
-            _tell([caller], BackendUnavailableError(reason))
+            _tell([caller], kind(reason))
         del self._waiting[:number]
 
     def _next_batch(self) -> tuple[list[Entry], list[asyncio.Future[None]]]:

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import contextvars
 import functools
-import inspect
-import types
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from offload import envelope
-from offload.driver import Delivery, Failure, Settlement, Verdict
-from offload.duration import format_duration
+from offload.driver import Delivery, Settlement, Verdict
+from offload.engine.failures import Failures, context_of_unread
 from offload.engine.forked_handler import end_child_of
+from offload.engine.job_tasks import task_maker
 from offload.engine.logs import (
     engine_log,
-    first_line,
     job_log,
     shown,
     write,
-    write_traceback,
 )
-from offload.engine.registry import Registered, Registry
+from offload.engine.registry import Registry
+from offload.engine.results import nothing_left_of
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
 from offload.engine.supervisor import RESTART_SECONDS
 from offload.engine.threads import HandlerThreads, Outcome
-from offload.engine.verdicts import describe, judge, let_frames_go, storable, timed_out
+from offload.engine.verdicts import describe, let_frames_go, timed_out
 from offload.errors import UnknownHandlerError, WorkerStoppedError
 from offload.job import JobContext, running_job
 from offload.observers import Observers
@@ -41,13 +37,6 @@ AT_THE_END = "interpreter shutdown"
 """What Python says of it."""
 STUBBORN_SECONDS = 0.3
 """How long a handler that was cancelled at its timeout gets to end, before its job has failed."""
-
-_LAZY = (
-    *(types.GeneratorType, types.AsyncGeneratorType, types.FunctionType, types.MethodType),
-    *(functools.partial, map, filter),
-)
-
-MakeTask = Callable[[Coroutine[Any, Any, None]], "asyncio.Future[None]"]
 
 
 class Runner:
@@ -74,10 +63,10 @@ class Runner:
         self._registry = registry
         self._observers = observers
         self._settler = settler
-        self._longest_delay = longest_delay
+        self._failures = Failures(observers, settler, longest_delay)
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._make_task = _task_maker(self._loop)
+        self._make_task = task_maker(self._loop)
         self._threads = HandlerThreads()
 
         self.runs: set[Run] = set()
@@ -107,7 +96,9 @@ class Runner:
                 self._begin(run)
         except BaseException as error:
             try:
-                self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+                self._failures.fail(
+                    delivery, self._registry.absent, context_of_unread(delivery), error
+                )
             except BaseException:
                 line = "a delivery can be neither run nor settled: the driver made nonsense of it"
                 write(engine_log.critical, line, error=error)
@@ -117,14 +108,16 @@ class Runner:
         try:
             job = envelope.decode(delivery.body)
         except envelope.NewerVersionError as error:  # another worker may read it
-            self._fail(delivery, self._registry.absent, _context_of_unread(delivery), error)
+            self._failures.fail(delivery, self._registry.absent, context_of_unread(delivery), error)
             return None
         except envelope.UndecodableError as error:
-            self._bury(delivery, _context_of_unread(delivery), f"{error}", delivery.attempt - 1)
+            self._failures.bury(
+                delivery, context_of_unread(delivery), f"{error}", delivery.attempt - 1
+            )
             return None
         except Exception as error:  # a body that isn't even bytes
             reason = describe(error, 0).error
-            self._bury(delivery, _context_of_unread(delivery), reason, delivery.attempt - 1)
+            self._failures.bury(delivery, context_of_unread(delivery), reason, delivery.attempt - 1)
             return None
         context = JobContext(
             delivery.id,
@@ -137,14 +130,14 @@ class Runner:
         handler = self._registry.get(job.handler)
         if handler is None:
             unknown = UnknownHandlerError(f"handler {shown(job.handler)!r} is not registered here")
-            self._fail(delivery, self._registry.absent, context, unknown)
+            self._failures.fail(delivery, self._registry.absent, context, unknown)
             return None
         if delivery.attempt > handler.max_attempts:
             # Its attempts are used up, the last of them by a crash (DUR-6).
             # A backend that counts deliveries may have counted more than there were runs.
             runs = min(delivery.attempt - 1, handler.max_attempts)
             reason = "never ended: its worker died, or lost its lease"
-            self._bury(
+            self._failures.bury(
                 delivery, context, f"attempt {runs} of {handler.max_attempts} {reason}", runs
             )
             return None
@@ -166,7 +159,7 @@ class Runner:
     def release(self, delivery: Delivery) -> None:
         """Give back what was never launched. Never raises."""
         with contextlib.suppress(AttributeError):  # no delivery at all: nothing to give back
-            self._settler.add(Settlement(delivery, Verdict.RELEASE), _context_of_unread(delivery))
+            self._settler.add(Settlement(delivery, Verdict.RELEASE), context_of_unread(delivery))
 
     def close(self) -> None:
         """End the threads, each when its handler lets it."""
@@ -185,7 +178,7 @@ class Runner:
                 self._observers.tell("job_started", job=run.context)
             result = await handler.function(run.args)  # type: ignore[misc]
             if result is not None:
-                await _nothing_left_of(result)
+                await nothing_left_of(result)
         except BaseException as raised:
             error = raised
         end_child_of(run.context, error)
@@ -217,7 +210,7 @@ class Runner:
         try:
             error, result = await asyncio.shield(call)
             if error is None and result is not None:
-                await _nothing_left_of(result)
+                await nothing_left_of(result)
         except BaseException as raised:
             error = raised
         if not call.done() and run.interruption is None:
@@ -299,7 +292,7 @@ class Runner:
         try:
             self._give_verdict(run, error)
         except BaseException as fault:
-            self._fail(run.delivery, run.handler, run.context, fault)
+            self._failures.fail(run.delivery, run.handler, run.context, fault)
 
     def _give_verdict(self, run: Run, error: BaseException | None) -> None:
         interruption = run.interruption
@@ -317,10 +310,10 @@ class Runner:
         elif isinstance(error, asyncio.CancelledError) and self._all_are_cancelled():
             # By the end of the loop, most often: then there is no verdict.
             failure = (run.delivery, run.handler, run.context, error)
-            self._loop.call_later(RESTART_SECONDS, self._fail, *failure)
+            self._loop.call_later(RESTART_SECONDS, self._failures.fail, *failure)
         else:
             self.finished_jobs += 1
-            self._fail(run.delivery, run.handler, run.context, error)
+            self._failures.fail(run.delivery, run.handler, run.context, error)
 
     def _may_not_work(self, error: BaseException) -> bool:
         """Whether a handler failed for want of what a worker, or a process, in its end refuses."""
@@ -344,106 +337,3 @@ class Runner:
     def _free_slot(self) -> None:
         self.busy_slots -= 1
         self._on_change()
-
-    def _fail(
-        self,
-        delivery: Delivery,
-        handler: Registered,
-        context: JobContext,
-        error: BaseException,
-    ) -> None:
-        if self._loop.is_closed():
-            return  # a handler that died with its loop: there is nobody left to settle it
-        try:
-            settlement = judge(delivery, handler, error, self._longest_delay)
-        except BaseException as fault:
-            write(engine_log.critical, "the engine can't judge an error", error=fault)
-            settlement = _plain_verdict(delivery, handler)
-        self._settler.add(settlement, context)
-        with contextlib.suppress(BaseException):  # there is a verdict, and there is to be one only
-            self._log_failure(settlement, context, handler.max_attempts)
-            self._observers.tell("job_failed", job=context, error=error)
-
-    def _bury(self, delivery: Delivery, context: JobContext, reason: str, runs: int) -> None:
-        """A job that never ran, or ran too often, is dead as it is."""
-        failure = Failure(storable(reason), attempts=runs)
-        settlement = Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
-        self._settler.add(settlement, context)
-        with contextlib.suppress(BaseException):  # as in _fail
-            self._log_failure(settlement, context, 0)
-
-    def _log_failure(self, settlement: Settlement, context: JobContext, max_attempts: int) -> None:
-        """One line for each attempt that failed; the last one with its traceback."""
-        failure = settlement.failure or Failure("")
-        of = f" of {max_attempts}" if max_attempts else ""
-        what = (shown(context.id), shown(context.handler) or "unreadable", failure.attempts, of)
-        if settlement.verdict is Verdict.RETRY:
-            after = format_duration(timedelta(milliseconds=settlement.delay_ms))
-            line = "job %s (%s): attempt %d%s failed, the next comes in %s: %s"
-            write(job_log.warning, line, *what, after, first_line(failure.error))
-        else:
-            line = "job %s (%s): attempt %d%s failed; it is a dead letter: %s"
-            write_traceback(
-                job_log, line, *what, first_line(failure.error), trace=failure.traceback
-            )
-
-
-def _task_maker(loop: asyncio.AbstractEventLoop) -> MakeTask:
-    """How to make the task of a run, with a context of its own.
-
-    Each job starts from the context of start(), not from that of the job before it.
-    """
-    context = contextvars.copy_context()
-    if loop.get_task_factory() is None:
-        # loop.create_task does no more than this, but costs half as much again.
-        make_task = functools.partial(asyncio.Task, loop=loop, name="offload-job")
-        return lambda work: make_task(work, context=context.copy())
-    # Not every factory takes a context; but each takes over the one in which it is called.
-    return lambda work: context.copy().run(_make_by_factory, loop, work)
-
-
-def _make_by_factory(
-    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]
-) -> asyncio.Future[None]:
-    try:
-        return loop.create_task(work)
-    except TypeError:  # the factory doesn't take what this kind of loop hands to it
-        return asyncio.Task(work, loop=loop)
-
-
-async def _nothing_left_of(result: Any) -> None:
-    """A handler returns nothing, or what is to be awaited; what can't run here is a mistake.
-
-    Asked is what the result is, not what it makes of the name of an attribute.
-    """
-    if isinstance(result, concurrent.futures.Future):
-        result = asyncio.wrap_future(result)
-    if hasattr(type(result), "__await__"):
-        await result
-    elif _is_unfinished(result):
-        kind = type(result).__name__
-        raise TypeError(f"the handler returned a {kind}, which nobody runs; return nothing")
-
-
-def _is_unfinished(result: Any) -> bool:
-    """Whether it is work that would begin only now: a generator, a function, coroutines."""
-    if isinstance(result, contextlib.ContextDecorator | contextlib.AsyncContextDecorator):
-        result = vars(result).get("gen")  # of a function that `contextmanager` was put on
-    if isinstance(result, list | tuple | set) and (left := [*filter(inspect.iscoroutine, result)]):
-        for each in left:
-            each.close()
-        return True
-    return isinstance(result, _LAZY)
-
-
-def _plain_verdict(delivery: Delivery, handler: Registered) -> Settlement:
-    """The verdict on a failure that can't be judged."""
-    failure = Failure("an error that can't be described", attempts=delivery.attempt)
-    if delivery.attempt >= handler.max_attempts:
-        return Settlement(delivery, Verdict.DEAD_LETTER, failure=failure)
-    return Settlement(delivery, Verdict.RETRY, delay_ms=1000, failure=failure)
-
-
-def _context_of_unread(delivery: Delivery) -> JobContext:
-    """What can be told of a job whose envelope wasn't opened."""
-    return JobContext(delivery.id, delivery.queue, "", delivery.attempt, 0, delivery.due_ms)

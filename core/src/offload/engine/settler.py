@@ -42,10 +42,14 @@ class Settler:
     def __init__(
         self,
         subscription: Subscription,
-        settled: Callable[[Batch, Collection[Delivery]], None],
+        settled: Callable[[Batch, Collection[Delivery], Collection[int]], None],
         outage: Outage,
     ) -> None:
-        """`settled` is told what was settled, and which of it was no longer ours to settle."""
+        """`settled` is told what was settled, and which of it was no longer ours to settle.
+
+        And which was in a call before that failed, and so may have been carried out by that: the
+        `id` of each such delivery, which may be of a kind that no set takes.
+        """
         self._subscription = subscription
         self._settled = settled
         self._outage = outage
@@ -53,6 +57,7 @@ class Settler:
         self._in_flight: Batch = []
         self._aside: Batch = []
         self._refused: Batch = []
+        self._doubtful: set[int] = set()
         self._arrived = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -87,6 +92,7 @@ class Settler:
 
     async def run(self) -> None:
         """Settle what comes, until cancelled."""
+        self._doubt(self._in_flight)
         self._pending[:0] = self._in_flight  # of a life before, which ended with an error
         self._in_flight = []
         while True:
@@ -125,6 +131,7 @@ class Settler:
         except BaseException as error:
             if must_end(self._loop):
                 raise
+            self._doubt(items)
             if not isinstance(error, BackendUnavailableError):
                 self._away_in_a_row = 0
                 return error
@@ -136,8 +143,14 @@ class Settler:
         if not self.unsettled and not self._refused:
             self._refusals = 0
             self._told.end()
-        self._settled(items, foreign)
+        self._settled(items, foreign, self._doubtful)
+        if self._doubtful:
+            self._doubtful.difference_update([id(each.delivery) for each, _ in items])
         return None
+
+    def _doubt(self, items: Batch) -> None:
+        """A call with these failed: it isn't known which of them it carried out."""
+        self._doubtful.update([id(settlement.delivery) for settlement, _ in items])
 
     async def _isolate(self, items: Batch) -> None:
         """Settle what can be: the backend answers, and chokes on some of these.
