@@ -114,6 +114,13 @@ class ForgetsWhenItIsKilled(NetDriver):
     backend = (wire.FORGETS,)
 
 
+@mutant("DUR-3", "PERF-8", base="net", quick=False)
+class WritesAMomentAfterItsAnswer(NetDriver):
+    """Has a backend that answers at once and writes what it holds every 200 ms, as many can."""
+
+    backend = (wire.LAGS,)
+
+
 @mutant("DUR-3", "DUR-4", "DUR-5", "DUR-8", "PERF-8", base="net", quick=False)
 class ConnectsOnlyWhenItOpens(NetDriver):
     """Leaves it to a restart of the worker to come back to its backend."""

@@ -7,10 +7,11 @@ every connection in the middle of whatever it does, and leaves the jobs, as if t
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,12 +34,16 @@ class Store:
         self._subscriptions: dict[tuple[str, ...], SimpleSubscription] = {}
         self._leases: dict[int, tuple[StoredJob, float]] = {}
         self._numbers = itertools.count(1)
+        self._accepted: dict[str, float] = {}
 
     async def answer(self, request: wire.AnyRequest) -> Any:
         """Do what is asked."""
         self._end_leases()
         match request:
             case wire.Enqueue():
+                now = time.monotonic()
+                self._accepted = {k: at for k, at in self._accepted.items() if at > now - wire.LAG}
+                self._accepted.update((entry.id, now) for entry in request.entries)
                 return await self._driver.enqueue(request.entries)
             case wire.Fetch():
                 return await self._fetch(tuple(request.queues), request.limit)
@@ -56,6 +61,16 @@ class Store:
                 return await self._driver.requeue_dead(request.ids)
             case wire.DiscardDead():
                 return await self._driver.discard_dead(request.ids)
+
+    def forget_the_last(self) -> None:
+        """Lose what would have been written in a moment."""
+        since = time.monotonic() - wire.LAG
+        lost = {job_id for job_id, at in self._accepted.items() if at > since}
+        memory = self._memory
+        memory.scheduled[:] = [each for each in memory.scheduled if each[2].id not in lost]
+        heapq.heapify(memory.scheduled)
+        for queue, ready in memory.ready.items():
+            memory.ready[queue] = deque(job for job in ready if job.id not in lost)
 
     def _end_leases(self) -> None:
         now = time.monotonic()
@@ -96,9 +111,9 @@ class Store:
 class Backend:
     """The server."""
 
-    def __init__(self, port: int, *, forgets: bool) -> None:
+    def __init__(self, port: int, *, forgets: bool, lags: bool) -> None:
         self._port = port
-        self._forgets = forgets
+        self._forgets, self._lags = forgets, lags
         self._stores: defaultdict[str, Store] = defaultdict(Store)
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
@@ -119,6 +134,9 @@ class Backend:
             await asyncio.wait(self._conversations)
         if self._forgets:
             self._stores.clear()
+        if self._lags:
+            for store in self._stores.values():
+                store.forget_the_last()
 
     def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation = asyncio.create_task(self._converse(reader, writer))
@@ -140,7 +158,7 @@ class Backend:
 
 async def main(port: str, *flags: str) -> None:
     """Do as the lines say, until there are no more."""
-    backend = Backend(int(port), forgets=wire.FORGETS in flags)
+    backend = Backend(int(port), forgets=wire.FORGETS in flags, lags=wire.LAGS in flags)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         await (backend.kill if line.strip() == "kill" else backend.start)()

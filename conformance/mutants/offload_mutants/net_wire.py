@@ -15,6 +15,9 @@ LEASE = 4.0
 """Seconds after which a job that was fetched goes back, unless its lease is extended."""
 FORGETS = "--forgets"
 """With this argument, the jobs of a backend go with a kill."""
+LAGS = "--lags"
+"""With this argument, those that it has accepted within the last `LAG` seconds go with a kill."""
+LAG = 0.2
 
 Address: TypeAlias = tuple[str, int]
 

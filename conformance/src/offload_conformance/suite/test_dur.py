@@ -21,6 +21,8 @@ PATIENCE = 15.0
 """Seconds, beyond what is claimed, after which what had to happen has not."""
 DYING = 5
 """Jobs that have just died when their worker is killed, one after the other."""
+LAST = 20
+"""Jobs that were accepted just before their backend is killed, one after the other."""
 
 
 KILLED_AFTER = (1, 2, 3, 5, 8, 13, 21, 34)
@@ -171,6 +173,9 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     dead = await lab.perform(worker, "dead", do={"*": [["reject", "boom"]]})
     await lab.until_started(1, "running")
     await lab.until_dead(worker, 1)
+    # A backend that writes a moment after its answer loses the last ones. None of them runs before.
+    for _ in range(LAST):
+        await lab.perform(worker, "last", delay=1)
     lab.history.add("fault", kind="server kill")
     await server.kill()
     lab.history.add("fault_hit", kind="server kill", running=["running"])
