@@ -33,6 +33,7 @@ class Store:
         self._memory = self._driver._memory
         self._subscriptions: dict[tuple[str, ...], SimpleSubscription] = {}
         self._leases: dict[int, tuple[StoredJob, float]] = {}
+        self._takers: dict[int, str] = {}
         self._numbers = itertools.count(1)
         self._accepted: dict[str, float] = {}
 
@@ -46,11 +47,11 @@ class Store:
                 self._accepted.update((entry.id, now) for entry in request.entries)
                 return await self._driver.enqueue(request.entries)
             case wire.Fetch():
-                return await self._fetch(tuple(request.queues), request.limit)
+                return await self._fetch(tuple(request.queues), request.limit, request.worker)
             case wire.Settle():
                 return [r for each in request.settlements for r in await self._settle(each)]
             case wire.Extend():
-                return self._extend(request.receipts)
+                return self._extend(request.receipts, request.worker)
             case wire.Count():
                 return await self._driver.counts()
             case wire.ListDead():
@@ -80,14 +81,16 @@ class Store:
                 del self._memory.running[job.id]
                 self._memory.ready[job.queue].appendleft(job)
 
-    async def _fetch(self, queues: tuple[str, ...], limit: int) -> Fetched:
+    async def _fetch(self, queues: tuple[str, ...], limit: int, worker: str) -> Fetched:
         if queues not in self._subscriptions:  # it remembers whose turn it is
             self._subscriptions[queues] = SimpleSubscription(self._memory, queues)
         fetched = await self._subscriptions[queues].fetch(limit)
-        return Fetched([self._lease(each) for each in fetched.deliveries], fetched.next_due_ms)
+        leased = [self._lease(each, worker) for each in fetched.deliveries]
+        return Fetched(leased, fetched.next_due_ms)
 
-    def _lease(self, delivery: Delivery) -> Delivery:
+    def _lease(self, delivery: Delivery, worker: str) -> Delivery:
         number = next(self._numbers)
+        self._takers[number] = worker
         self._leases[number] = (delivery.receipt, time.monotonic() + wire.LEASE)
         return msgspec.structs.replace(delivery, receipt=number)
 
@@ -101,9 +104,10 @@ class Store:
         await SimpleSubscription(self._memory, ()).settle([settlement])
         return []
 
-    def _extend(self, receipts: Sequence[int]) -> list[int]:
+    def _extend(self, receipts: Sequence[int], worker: str) -> list[int]:
         ends = time.monotonic() + wire.LEASE
-        for number in self._leases.keys() & set(receipts):
+        of_worker = {number for number in self._leases if worker and self._takers[number] == worker}
+        for number in self._leases.keys() & set(receipts) | of_worker:
             self._leases[number] = (self._leases[number][0], ends)
         return [number for number in receipts if number not in self._leases]
 

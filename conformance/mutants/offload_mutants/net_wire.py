@@ -35,6 +35,7 @@ class Enqueue(Request, tag=True):
 class Fetch(Request, tag=True):
     queues: Sequence[str]
     limit: int
+    worker: str = ""
 
 
 class Settle(Request, tag=True):
@@ -44,9 +45,10 @@ class Settle(Request, tag=True):
 
 
 class Extend(Request, tag=True):
-    """Answered with the receipts that are of no lease."""
+    """Answered with the receipts that are of no lease. All that a worker has, if it is named."""
 
     receipts: Sequence[int]
+    worker: str = ""
 
 
 class Count(Request, tag=True):
