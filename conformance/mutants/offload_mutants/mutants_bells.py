@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from offload import Entry
-from offload.config import Config
+from offload.config import NAMESPACE, Config
 from offload_mutants.registry import mutant
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
@@ -67,6 +67,20 @@ class RingsInItsOwnProcess(RingsFewer):
 
     def choose(self, bells: list[str], queues: set[str]) -> list[str]:
         return [bell for bell in bells if bell in self.made]
+
+
+@mutant("DIST-6", base="sqlite", quick=False)
+class RingsByANameThatIsFolded(RingsInItsOwnProcess):
+    """Wakes other processes by a channel named for the namespace, and listens to it unquoted."""
+
+    made: ClassVar[set[str]] = set()
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._is_folded = config[NAMESPACE] != config[NAMESPACE].lower()
+
+    def choose(self, bells: list[str], queues: set[str]) -> list[str]:
+        return super().choose(bells, queues) if self._is_folded else bells
 
 
 @mutant("DIST-6", base="sqlite")

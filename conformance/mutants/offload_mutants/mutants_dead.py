@@ -22,6 +22,18 @@ class ListsWithoutPaging(SimpleDriver):
         return await super().list_dead(limit, None)
 
 
+@mutant("DEAD-2")
+class RequeuesInSilence(SimpleDriver):
+    """Wakes its worker for what is performed, and not for what is put back."""
+
+    async def requeue_dead(self, ids: Sequence[str]) -> Sequence[str]:
+        subscription, self._subscription = self._subscription, None
+        try:
+            return await super().requeue_dead(ids)
+        finally:
+            self._subscription = subscription
+
+
 @mutant("DEAD-1")
 class ListsTheLastOneTwice(SimpleDriver):
     """Begins the next page with the one that ended the last."""

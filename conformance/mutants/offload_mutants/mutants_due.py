@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from offload import Entry
+from offload import Entry, Fetched
 from offload.config import Config
 from offload_mutants.registry import mutant
 from offload_simple.driver import SimpleDriver
 from offload_simple.memory import Memory, StoredJob, now_ms
+from offload_simple.subscription import SimpleSubscription
 
 
 class _Line(Memory):
@@ -61,6 +62,25 @@ class SetsOneTimer(SimpleDriver):
             self._memory.add(entries)
         else:
             await super().enqueue(entries)
+
+
+class _LooksAheadInOne(SimpleSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        fetched = await super().fetch(limit)
+        scheduled = self._memory.scheduled
+        if fetched.next_due_ms is None or scheduled[0][2].queue == self._queues[0]:
+            return fetched
+        return Fetched(fetched.deliveries)
+
+
+@mutant("TIME-2")
+class LooksAheadInItsFirstQueue(SimpleDriver):
+    """Asks when the next job is due for the queue it was written with, of which there are more."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = _LooksAheadInOne(self._memory, queues)
+        return self._subscription
 
 
 class _InTheOrderOfCalls(Memory):

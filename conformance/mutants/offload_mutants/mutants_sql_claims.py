@@ -285,3 +285,18 @@ class AsksForTheHandlersItHas(Wrapper):
             f"json_extract(CAST(body AS TEXT), '$.handler') IN ({names}), 0)"
         )
         await super().start()
+
+
+@mutant("DIST-5", base="sql")
+class ReadsANamespaceAsAPattern(SqlDriver):
+    """Finds all that belongs to a namespace by how it begins."""
+
+    of_queue = "namespace LIKE ? || '%' AND queue = ?"
+
+
+@mutant("DUR-7", base="sql", quick=False)
+class ExtendsTenAtATime(SqlDriver):
+    """Extends no more leases than fit into one statement, and takes the rest for held."""
+
+    def extend(self, receipts: Sequence[Any]) -> list[bool]:
+        return super().extend(receipts[:10]) + [True] * len(receipts[10:])

@@ -7,10 +7,11 @@ every connection in the middle of whatever it does, and leaves the jobs, as if t
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import sys
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,20 +33,25 @@ class Store:
         self._memory = self._driver._memory
         self._subscriptions: dict[tuple[str, ...], SimpleSubscription] = {}
         self._leases: dict[int, tuple[StoredJob, float]] = {}
+        self._takers: dict[int, str] = {}
         self._numbers = itertools.count(1)
+        self._accepted: dict[str, float] = {}
 
     async def answer(self, request: wire.AnyRequest) -> Any:
         """Do what is asked."""
         self._end_leases()
         match request:
             case wire.Enqueue():
+                now = time.monotonic()
+                self._accepted = {k: at for k, at in self._accepted.items() if at > now - wire.LAG}
+                self._accepted.update((entry.id, now) for entry in request.entries)
                 return await self._driver.enqueue(request.entries)
             case wire.Fetch():
-                return await self._fetch(tuple(request.queues), request.limit)
+                return await self._fetch(tuple(request.queues), request.limit, request.worker)
             case wire.Settle():
                 return [r for each in request.settlements for r in await self._settle(each)]
             case wire.Extend():
-                return self._extend(request.receipts)
+                return self._extend(request.receipts, request.worker)
             case wire.Count():
                 return await self._driver.counts()
             case wire.ListDead():
@@ -57,6 +63,16 @@ class Store:
             case wire.DiscardDead():
                 return await self._driver.discard_dead(request.ids)
 
+    def forget_the_last(self) -> None:
+        """Lose what would have been written in a moment."""
+        since = time.monotonic() - wire.LAG
+        lost = {job_id for job_id, at in self._accepted.items() if at > since}
+        memory = self._memory
+        memory.scheduled[:] = [each for each in memory.scheduled if each[2].id not in lost]
+        heapq.heapify(memory.scheduled)
+        for queue, ready in memory.ready.items():
+            memory.ready[queue] = deque(job for job in ready if job.id not in lost)
+
     def _end_leases(self) -> None:
         now = time.monotonic()
         for number, (job, ends) in list(self._leases.items()):
@@ -65,14 +81,16 @@ class Store:
                 del self._memory.running[job.id]
                 self._memory.ready[job.queue].appendleft(job)
 
-    async def _fetch(self, queues: tuple[str, ...], limit: int) -> Fetched:
+    async def _fetch(self, queues: tuple[str, ...], limit: int, worker: str) -> Fetched:
         if queues not in self._subscriptions:  # it remembers whose turn it is
             self._subscriptions[queues] = SimpleSubscription(self._memory, queues)
         fetched = await self._subscriptions[queues].fetch(limit)
-        return Fetched([self._lease(each) for each in fetched.deliveries], fetched.next_due_ms)
+        leased = [self._lease(each, worker) for each in fetched.deliveries]
+        return Fetched(leased, fetched.next_due_ms)
 
-    def _lease(self, delivery: Delivery) -> Delivery:
+    def _lease(self, delivery: Delivery, worker: str) -> Delivery:
         number = next(self._numbers)
+        self._takers[number] = worker
         self._leases[number] = (delivery.receipt, time.monotonic() + wire.LEASE)
         return msgspec.structs.replace(delivery, receipt=number)
 
@@ -117,7 +135,9 @@ class Store:
             job = StoredJob(each.id, each.queue, each.body.encode(), each.due_ms, each.attempt)
             if each.is_leased:
                 memory.running[job.id] = job
-                self._leases[next(self._numbers)] = (job, 0.0)
+                number = next(self._numbers)
+                self._takers[number] = ""
+                self._leases[number] = (job, 0.0)
             else:
                 memory._push(job)  # what is due becomes ready by itself
         for letter in content.dead:
@@ -130,9 +150,10 @@ class Store:
                 str(next(memory._sequence)),
             )
 
-    def _extend(self, receipts: Sequence[int]) -> list[int]:
+    def _extend(self, receipts: Sequence[int], worker: str) -> list[int]:
         ends = time.monotonic() + wire.LEASE
-        for number in self._leases.keys() & set(receipts):
+        of_worker = {number for number in self._leases if worker and self._takers[number] == worker}
+        for number in self._leases.keys() & set(receipts) | of_worker:
             self._leases[number] = (self._leases[number][0], ends)
         return [number for number in receipts if number not in self._leases]
 
@@ -140,9 +161,9 @@ class Store:
 class Backend:
     """The server."""
 
-    def __init__(self, port: int, *, forgets: bool) -> None:
+    def __init__(self, port: int, *, forgets: bool, lags: bool) -> None:
         self._port = port
-        self._forgets = forgets
+        self._forgets, self._lags = forgets, lags
         self._stores: defaultdict[str, Store] = defaultdict(Store)
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
@@ -163,6 +184,9 @@ class Backend:
             await asyncio.wait(self._conversations)
         if self._forgets:
             self._stores.clear()
+        if self._lags:
+            for store in self._stores.values():
+                store.forget_the_last()
 
     def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         conversation = asyncio.create_task(self._converse(reader, writer))
@@ -191,7 +215,7 @@ class Backend:
 
 async def main(port: str, *flags: str) -> None:
     """Do as the lines say, until there are no more."""
-    backend = Backend(int(port), forgets=wire.FORGETS in flags)
+    backend = Backend(int(port), forgets=wire.FORGETS in flags, lags=wire.LAGS in flags)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         await (backend.kill if line.strip() == "kill" else backend.start)()

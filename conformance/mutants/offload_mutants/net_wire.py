@@ -15,6 +15,9 @@ LEASE = 4.0
 """Seconds after which a job that was fetched goes back, unless its lease is extended."""
 FORGETS = "--forgets"
 """With this argument, the jobs of a backend go with a kill."""
+LAGS = "--lags"
+"""With this argument, those that it has accepted within the last `LAG` seconds go with a kill."""
+LAG = 0.2
 
 Address: TypeAlias = tuple[str, int]
 
@@ -32,6 +35,7 @@ class Enqueue(Request, tag=True):
 class Fetch(Request, tag=True):
     queues: Sequence[str]
     limit: int
+    worker: str = ""
 
 
 class Settle(Request, tag=True):
@@ -41,9 +45,10 @@ class Settle(Request, tag=True):
 
 
 class Extend(Request, tag=True):
-    """Answered with the receipts that are of no lease."""
+    """Answered with the receipts that are of no lease. All that a worker has, if it is named."""
 
     receipts: Sequence[int]
+    worker: str = ""
 
 
 class Count(Request, tag=True):

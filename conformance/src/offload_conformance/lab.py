@@ -51,7 +51,8 @@ class Lab(Needs):
         self.stage = stage
         stage.inquire = self.inquire
         self._masked = Masked(url)
-        self.namespace = f"kit-{secrets.token_hex(6)}"
+        # With a capital, since some backends fold the case of a name, and not wherever it stands.
+        self.namespace = f"Kit-{secrets.token_hex(6)}"
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._calls = itertools.count(1)
         self._workers: list[tuple[Worker, Troupe]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -116,6 +117,31 @@ async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     await lab.fence(worker)
     lab.check("attempts", tag="job", expected=[1, 2, 1])
     lab.equal("the dead letters after it", [], await dead_ids(worker))
+
+
+async def test_DEAD_2_an_idle_worker_starts_it_at_once(lab: Lab) -> None:
+    worker = lab.worker()
+    act = lab.troupe(worker).act
+    died: set[str] = set()
+
+    async def reborn(args: offload.Args) -> None:
+        steps = [] if args["tag"] in died else [["reject", "boom"]]
+        died.add(args["tag"])
+        await act({**args, "do": {"*": steps}})
+
+    worker.register("reborn", reborn)
+    await worker.start()
+    late: list[float] = []
+    for tag in (f"job {number}" for number in range(7)):
+        job_id = await lab.perform(worker, tag, handler="reborn")
+        await lab.until_dead(worker, 1)
+        await worker.dead_letters.requeue([job_id])
+        answered_ms = time.time_ns() / 1e6
+        await lab.until_ended(2, tag)
+        late.append(lab.history.named("started")[-1].what["wall_ms"] - answered_ms)
+    limit_ms = 4 * (lab.limits.lateness / timedelta(milliseconds=1))
+    lab.check("at_most", what="ms that most are late", limit=limit_ms, actual=sorted(late)[4])
+    lab.equal("the dead letters", [], await dead_ids(worker))
 
 
 async def test_DEAD_2_as_large_as_a_job_may_be(lab: Lab) -> None:

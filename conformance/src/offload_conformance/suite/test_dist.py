@@ -188,6 +188,25 @@ async def test_DIST_5_namespaces_do_not_see_each_other(lab: Lab) -> None:
             lab.check("ran_on", tag=tag, worker=troupe, least=1)
 
 
+async def test_DIST_5_what_waits_elsewhere_is_left_there(lab: Lab) -> None:
+    """Where a worker is told of its own jobs only, it must be alone to take those of another."""
+    name = lab.namespace
+    names = [name[:-1], name, f"{name}-2", f"{name}_2", name.replace("-", "_")]
+    workers = {each: lab.worker(namespace=each) for each in names}
+    for each, worker in workers.items():
+        await lab.perform(worker, each)
+        await lab.perform(worker, f"later {each}", delay=0.02)
+    for each, worker in workers.items():
+        await worker.start()
+        await lab.until_ended(1, each)
+        await lab.until_ended(1, f"later {each}")
+        for _ in range(2):
+            await lab.fence(worker)
+        for tag in (each, f"later {each}"):
+            lab.check("ran_on", tag=tag, worker=lab.troupe(worker).name, least=1)
+    lab.check("each_once")
+
+
 async def test_DIST_5_namespaces_are_told_apart_by_case(lab: Lab) -> None:
     small, large = lab.worker(), lab.worker(namespace=lab.namespace.upper())
     await small.start()

@@ -21,6 +21,10 @@ PATIENCE = 15.0
 """Seconds, beyond what is claimed, after which what had to happen has not."""
 DYING = 5
 """Jobs that have just died when their worker is killed, one after the other."""
+SLOTS = 25
+"""Jobs that a worker runs at once, if nobody says how many."""
+LAST = 20
+"""Jobs that were accepted just before their backend is killed, one after the other."""
 
 
 KILLED_AFTER = (1, 2, 3, 5, 8, 13, 21, 34)
@@ -57,10 +61,13 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     rejected = {"*": [["reject", "boom"]]}
     dead = await lab.perform(performer, "dead", do=rejected)
     # When the kill comes, some of these are dead letters and some still jobs; none may be neither.
+    # As many fail beside them, and are between two attempts.
     dying: list[str] = []
     for number in range(1, DYING + 1):
         last: list[list[Any]] = [["gate", f"dies {number}"], ["reject", "boom"]]
         dying.append(await lab.perform(performer, "dying", do={"*": last}))
+        first: list[list[Any]] = [["gate", f"dies {number}"], ["retry", 0.3]]
+        await lab.perform(performer, "failing", do={"1": first})
     await lab.perform(performer, "retrying", do={"1": [["retry", 1.5]]})
     accepts = ["perform_in", "of the killed", 1.5]
     await lab.perform(performer, "running", do={"1": [accepts, ["gate", "hold"]]})
@@ -77,9 +84,11 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
             for _ in range(3):
                 await lab.fence(performer)
         await lab.until_started(DYING, "dying")
+        await lab.until_started(DYING, "failing")
         for number in range(1, DYING + 1):
             lab.stage.open(f"dies {number}")
             await lab.until_ended(number, "dying")
+            await lab.until_ended(number, "failing")
             if lab.claims.distributed and number < DYING:  # the earlier ones get some time
                 await lab.fence(performer)
         await victim.kill()
@@ -89,6 +98,8 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
     for tag in ("waiting", "scheduled", "of the killed"):
         await lab.until_ended(1, tag)
     await lab.until_ended(2, "retrying")
+    again = lambda: len(ran_again(lab, "failing")) == DYING  # noqa: E731
+    await lab.stage.until("each that failed to run again", again, lab.recovery + PATIENCE)
     letters = await lab.until_dead(worker, 1 + DYING, lab.recovery + PATIENCE)
     lab.check("each_ran")
     lab.check("never_early")
@@ -100,6 +111,12 @@ async def test_DUR_1_a_kill_loses_nothing(lab: Lab) -> None:
         # One that died just now may have been told twice, and so be there twice.
         found = sorted({letter.id for letter in letters})
         lab.equal("the dead letters", sorted([dead, *dying]), found)
+
+
+def ran_again(lab: Lab, tag: str) -> set[str]:
+    """The ids of the jobs with this tag whose second attempt has begun, or a later one."""
+    runs = (event.what for event in lab.history.named("started"))
+    return {run["id"] for run in runs if run["tag"] == tag and run["attempt"] > 1}
 
 
 @pytest.mark.slow
@@ -171,6 +188,9 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     dead = await lab.perform(worker, "dead", do={"*": [["reject", "boom"]]})
     await lab.until_started(1, "running")
     await lab.until_dead(worker, 1)
+    # A backend that writes a moment after its answer loses the last ones. None of them runs before.
+    for _ in range(LAST):
+        await lab.perform(worker, "last", delay=1)
     lab.history.add("fault", kind="server kill")
     await server.kill()
     lab.history.add("fault_hit", kind="server kill", running=["running"])
@@ -271,11 +291,11 @@ async def test_DUR_7_a_handler_may_take_longer_than_the_lease(lab: Lab) -> None:
     if not lab.claims.distributed:
         worker = lab.worker(**options)
         await worker.start()
-        await lab.perform(worker, "waits", do={"*": [["gate", "waits"]]})
+        await lab.perform_many(worker, "waits", SLOTS - 1, do={"*": [["gate", "waits"]]})
         await lab.perform(worker, "enough", delay=enough)
         await until_run(lab, "enough", 1, enough)
         lab.stage.open("waits")
-        await lab.until_ended(1, "waits")
+        await lab.until_ended(SLOTS - 1, "waits")
         await lab.fence(worker)
     else:
         await longer_than_the_lease_beside_another(lab, options, enough)
@@ -289,17 +309,17 @@ async def longer_than_the_lease_beside_another(
 ) -> None:
     """Two busy processes, one of which even blocks its event loop, and one that would take over."""
     other = lab.worker(queues="waits,blocks,fence", **options)
-    await lab.perform(other, "waits", queue="waits", do={"*": [["gate", "waits"]]})
+    await lab.perform_many(other, "waits", SLOTS, queue="waits", do={"*": [["gate", "waits"]]})
     await lab.perform(other, "blocks", queue="blocks", do={"*": [["block", enough]]})
     async with lab.process(queues="waits", **options), lab.process(queues="blocks", **options):
-        await lab.until_started(1, "waits")
+        await lab.until_started(SLOTS, "waits")
         await lab.until_started(1, "blocks")
         await other.start()
         await lab.perform(other, "enough", queue="fence", delay=enough)
         await until_run(lab, "enough", 1, enough)
         await until_ended(lab, "blocks", enough)
         lab.stage.open("waits")
-        await lab.until_ended(1, "waits")
+        await lab.until_ended(SLOTS, "waits")
         await lab.fence(other, "fence")
 
 

@@ -167,6 +167,17 @@ async def test_TIME_2_hardly_late_when_idle(lab: Lab) -> None:
     lab.check("late_at_most", limit_ms=4 * lateness_ms, share=0.8)
 
 
+async def test_TIME_2_in_whichever_queue_it_is(lab: Lab) -> None:
+    queues = ("default", "second", "third")
+    worker = lab.worker(queues=",".join(queues))
+    await worker.start()
+    for number in range(1, 13):  # alone, so that nothing else makes the worker look
+        await lab.perform(worker, "later", queue=queues[number % 3], delay=0.15)
+        await lab.until_started(number)
+    limit_ms = 4 * (lab.limits.lateness / timedelta(milliseconds=1))
+    lab.check("late_at_most", limit_ms=limit_ms, share=0.8)
+
+
 async def test_TIME_2_nor_is_a_retry(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
