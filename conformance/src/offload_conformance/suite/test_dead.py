@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -98,7 +97,9 @@ async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab
 async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     worker = lab.worker(max_attempts=2)
     act = lab.troupe(worker).act
-    lives: Iterator[list[list[Any]]] = iter([[["raise", "a"]], [["raise", "b"]], [["gate", "c"]]])
+    fails: list[list[Any]] = [["raise", "boom"]]
+    # It fails in its second life, too, where it has all of its attempts again.
+    lives = iter([fails, fails, [["gate", "c"], *fails], []])
 
     async def reborn(args: offload.Args) -> None:
         await act({**args, "do": {"*": next(lives)}})
@@ -113,8 +114,9 @@ async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     lab.equal("the dead letters while it runs", [], await dead_ids(worker))
     lab.equal("the entry while it runs", None, await worker.dead_letters.show(job_id))
     lab.stage.open("c")
+    await lab.until_ended(4, "job")
     await lab.fence(worker)
-    lab.check("attempts", tag="job", expected=[1, 2, 1])
+    lab.check("attempts", tag="job", expected=[1, 2, 1, 2])
     lab.equal("the dead letters after it", [], await dead_ids(worker))
 
 
@@ -156,9 +158,10 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
 
     worker.register("reborn", reborn)
     await worker.start()
-    tags = [f"job {number}" for number in range(5)]
+    # Enough of them that the two are at work at the same time.
+    tags = [f"job {number}" for number in range(20)]
     ids = [await lab.perform(worker, tag, handler="reborn") for tag in tags]
-    await lab.until_dead(worker, 5)
+    await lab.until_dead(worker, len(tags))
     answers = await asyncio.gather(
         *(each.dead_letters.requeue(ids) for each in (worker, other, worker, other))
     )
@@ -170,6 +173,32 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
     for tag in tags:
         lab.check("attempts", tag=tag, expected=[1, 1])
     lab.equal("the dead letters", [], await dead_ids(worker))
+
+
+async def test_DEAD_2_all_are_those_that_are_there(lab: Lab) -> None:
+    """What dies again while all are requeued is left, or there would be no end to it."""
+    worker = lab.worker()
+    await worker.start()
+    ids = await make_dead(lab, worker, 3)
+    count = await lab.call("requeue_all", asyncio.wait_for(worker.dead_letters.requeue_all(), 10))
+    lab.equal("how many were requeued", 3, count)
+    await lab.until_ended(6)
+    letters = await lab.until_dead(worker, 3)
+    lab.equal("what has died again", sorted(ids), sorted(letter.id for letter in letters))
+    for number in range(3):
+        lab.check("attempts", tag=f"dead {number}", expected=[1, 1])
+
+
+async def test_DEAD_3_all_are_gone(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    await make_dead(lab, worker, 3)
+    count = await lab.call("discard_all", asyncio.wait_for(worker.dead_letters.discard_all(), 10))
+    lab.equal("how many were discarded", 3, count)
+    lab.equal("the dead letters", [], await dead_ids(worker))
+    await lab.fence(worker)
+    for number in range(3):
+        lab.check("attempts", tag=f"dead {number}", expected=[1])
 
 
 async def test_DEAD_3_a_discarded_one_is_gone(lab: Lab) -> None:

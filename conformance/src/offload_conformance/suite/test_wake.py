@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -134,3 +135,15 @@ async def test_DUR_9_woken_again_after_a_cut(lab: Lab) -> None:
             await perform_when_idle(lab, performer, f"woken after {cut}", JOBS // 2)
             lab.check("each_ran", tag=f"woken after {cut}")
         await worker.stop()  # while there is a way to its backend
+
+
+async def test_TIME_7_a_retry_that_is_sooner_than_the_one_waited_for(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    await lab.perform(worker, "an hour", delay=3600)
+    await lab.fence(worker)
+    do: dict[str, list[list[Any]]] = {"1": [["raise", "boom"]], "2": [["retry", 0.02]]}
+    await lab.perform(worker, "fails", do=do)
+    await lab.until_ended(3, "fails")
+    lab.check("attempts", tag="fails", expected=[1, 2, 3])
+    lab.check("never_ran", tag="an hour")
