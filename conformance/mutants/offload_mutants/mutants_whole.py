@@ -21,6 +21,7 @@ from offload import (
     StopReport,
     Verdict,
     WorkerStoppedError,
+    current_job,
 )
 from offload.config import Config
 from offload_mutants.benign_whole_worker import Stored, WholeWorker
@@ -47,14 +48,6 @@ class FreesTheSlotAtATimeout(WholeWorker):
     def _has_slot(self) -> bool:
         running = sum(stored is not None for stored in self._running.values())
         return running + len(self._left) < self._concurrency
-
-
-@mutant_of_a_whole("CONC-1")
-class BeginsAStartWithAllSlots(WholeWorker):
-    """Forgets at a start which handlers the last stop has left running."""
-
-    def _has_slot(self) -> bool:
-        return len(self._running) < self._concurrency
 
 
 @mutant_of_a_whole("CONC-2", "CONC-1", "LIFE-6")
@@ -214,6 +207,25 @@ class TakesAReturnForASuccess(Wrapper):
 
     async def _call(self, name: str, handler: Any, args: Args) -> None:
         await asyncio.wait_for(handler(args), self._timeouts[name])
+
+
+@mutant("FAIL-6")
+class GuardsObserversAgainstExceptionsOnly(Handles):
+    """Lets through what an observer raises that is no `Exception`, such as a cancellation."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._observers: list[object] = []
+
+    def observe(self, observer: object) -> None:
+        self._observers.append(observer)
+
+    async def handle(self, handler: Any, args: Args) -> None:
+        for observer in self._observers:
+            if hook := getattr(observer, "job_started", None):
+                with contextlib.suppress(Exception):
+                    hook(job=current_job())
+        await handler(args)
 
 
 # -- order -----------------------------------------------------------------------

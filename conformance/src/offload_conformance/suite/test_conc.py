@@ -97,23 +97,6 @@ async def test_CONC_1_nor_beside_one_that_ran_past_its_timeout(lab: Lab) -> None
     lab.check("most_at_once", limit=SLOTS)
 
 
-async def test_CONC_1_nor_beside_one_that_a_stop_has_left(lab: Lab) -> None:
-    worker = lab.worker(concurrency=SLOTS, grace="0s")
-    await worker.start()
-    await lab.perform(worker, "left", do=HOLD, handler="act-plain")
-    await lab.until_started(1, "left")
-    await lab.stop(worker)
-    await worker.start()
-    await lab.perform_all(worker, "crowd", SLOTS + 2, do={"*": [["work", 0.05]]})
-    await lab.until_ended(SLOTS + 2, "crowd")
-    lab.check("most_at_once", limit=SLOTS)
-    lab.stage.open("hold")
-    await lab.until_ended(2, "left")
-    await lab.perform_all(worker, "more", SLOTS + 2, do={"*": [["work", 0.05]]})
-    await lab.until_ended(SLOTS + 2, "more")
-    lab.check("most_at_once", limit=SLOTS)
-
-
 async def test_CONC_2_that_many_do(lab: Lab) -> None:
     worker = small_worker(lab)
     await worker.start()

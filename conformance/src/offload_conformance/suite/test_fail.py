@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from datetime import timedelta
 from typing import Any
@@ -242,8 +243,11 @@ async def test_FAIL_5_whatever_is_done_with_the_cancellation(lab: Lab) -> None:
 class Spiteful:
     """An observer that raises whenever it is told anything."""
 
+    def __init__(self, kind: type[BaseException]) -> None:
+        self._kind = kind
+
     def _raise(self, **_: object) -> None:
-        raise RuntimeError("a broken observer")
+        raise self._kind("a broken observer")
 
     @offload.hookimpl
     def worker_started(self, worker: Worker) -> None:
@@ -286,10 +290,13 @@ async def test_FAIL_6_a_failing_job_disturbs_no_other(lab: Lab) -> None:
     lab.check("each_once", tag="good")
 
 
-async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError])
+async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(
+    lab: Lab, kind: type[BaseException]
+) -> None:
     worker = lab.worker(max_attempts=2)
     with contextlib.suppress(UnsupportedError):  # no adapter need have observers
-        worker.observe(Spiteful())
+        worker.observe(Spiteful(kind))
     await worker.start()
     await lab.perform(worker, "good")
     await lab.perform(worker, "recovers", do={"1": [["raise", "boom"]]})

@@ -29,6 +29,8 @@ REST = 0.4
 REST_MORE = 0.1
 """Seconds by which each rest is longer: another phase of its looks."""
 RESTS = 5
+LONG_REST = 6.0
+"""Seconds after which one looks seldom who does so after a few seconds without a job."""
 OUTAGE = 1.0
 """Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
@@ -67,6 +69,33 @@ async def perform_when_idle(
         await lab.perform(performer, rested)
         await lab.until_ended(number, rested)
     lab.check("began_within", tag=rested, limit_ms=limit_ms)
+
+
+async def perform_after_a_long_rest(lab: Lab, *, by_others: bool) -> None:
+    """Several workers rest at the same time, so that no moment in which the host is busy counts."""
+    workers = {f"queue-{number}": lab.worker(queues=f"queue-{number}") for number in range(RESTS)}
+    for queue, worker in workers.items():
+        await worker.start()
+        await lab.fence(worker, queue)
+    performer = lab.worker(puppets=False) if by_others else None
+    await asyncio.sleep(LONG_REST)
+    for number, (queue, worker) in enumerate(workers.items(), 1):
+        await lab.perform(performer or worker, "rested", queue=queue)
+        await lab.until_ended(number, "rested")
+    limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
+    lab.check("began_within", tag="rested", limit_ms=limit_ms)
+    lab.check("each_once")
+
+
+@pytest.mark.slow
+async def test_PERF_9_woken_after_a_long_rest(lab: Lab) -> None:
+    await perform_after_a_long_rest(lab, by_others=False)
+
+
+@pytest.mark.slow
+async def test_DIST_6_woken_by_another_worker_after_a_long_rest(lab: Lab) -> None:
+    lab.need("distributed")
+    await perform_after_a_long_rest(lab, by_others=True)
 
 
 async def test_PERF_9_woken_by_its_own_process(lab: Lab) -> None:
