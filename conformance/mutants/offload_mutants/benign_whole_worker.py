@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from offload import (
@@ -65,15 +66,19 @@ class Stored:
     ),
 )
 class WholeWorker(Worker):
-    """Implements `Worker` without the engine: one heap of jobs by due time, each in a task."""
+    """Implements `Worker` without the engine: a heap of jobs by due time for each queue."""
 
     def __init__(self, config: Config) -> None:
         self._queues, self._concurrency = config[QUEUES], config[CONCURRENCY]
         self._max_attempts, self._grace = config[MAX_ATTEMPTS], config[GRACE].total_seconds()
         self._handlers: dict[str, tuple[Handler, int, Backoff, float | None]] = {}
-        self._heap: list[tuple[int, int, Stored]] = []
+        self._heaps: dict[str, list[tuple[int, int, Stored]]] = {q: [] for q in self._queues}
         self._order = itertools.count()
-        self._running: dict[asyncio.Task[None], Stored] = {}
+        self._turns = Counter[str]()
+        self._running: dict[asyncio.Task[None], Stored | None] = {}
+        """Those who have a slot, each with its job until there is a verdict on that."""
+        self._left: set[asyncio.Task[None]] = set()
+        """Those that a stop has given up; each has its slot until it ends."""
         self._state = State.NEW
         self._changed = asyncio.Event()
         self._finished = 0
@@ -131,7 +136,8 @@ class WholeWorker(Worker):
         return stored.id
 
     def _push(self, stored: Stored) -> None:
-        heapq.heappush(self._heap, (stored.due_ms, next(self._order), stored))
+        entry = (stored.due_ms, next(self._order), stored)
+        heapq.heappush(self._heaps[stored.job.queue], entry)
         self._changed.set()
 
     # -- life ------------------------------------------------------------------
@@ -165,15 +171,24 @@ class WholeWorker(Worker):
         if self._running:
             await asyncio.wait(self._running, timeout=0.3)
         for task, stored in self._running.items():
-            stored.attempt -= 1
-            self._push(stored)
-            task.set_name("left alone")
+            if stored is not None:
+                self._give_back(stored)
+            self._left.add(task)
+            task.add_done_callback(self._ended)
         self._running = {}
         self._state, self._drain = State.STOPPED, None
         return StopReport(finished, (), self._report_lost().lost)
 
+    def _give_back(self, stored: Stored) -> None:
+        stored.attempt -= 1
+        self._push(stored)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._left.discard(task)
+        self._changed.set()
+
     def _report_lost(self) -> StopReport:
-        lost = tuple(stored.id for _, _, stored in sorted(self._heap))
+        lost = tuple(stored.id for _, _, stored in sorted(chain(*self._heaps.values())))
         for job_id in lost:
             log.warning("job %s is lost unless this worker starts again", job_id)
         return StopReport(lost=lost)
@@ -184,11 +199,11 @@ class WholeWorker(Worker):
         while True:
             self._changed.clear()
             now_ms = time.time_ns() // 1_000_000
-            while self._heap and self._heap[0][0] <= now_ms and self._has_slot():
-                stored = self._next()
+            while self._has_slot() and (stored := self._next(now_ms)):
                 task = asyncio.create_task(self._run(stored), context=contextvars.Context())
                 self._running[task] = stored
-            wait = 1.0 if not self._heap else max(0.0005, (self._heap[0][0] - now_ms) / 1000)
+            next_ms = min((heap[0][0] for heap in self._heaps.values() if heap), default=None)
+            wait = 1.0 if next_ms is None else max(0.0005, (next_ms - now_ms) / 1000)
             try:
                 async with asyncio.timeout(wait if self._has_slot() else None):
                     await self._changed.wait()
@@ -196,24 +211,23 @@ class WholeWorker(Worker):
                 continue
 
     def _has_slot(self) -> bool:
-        return len(self._running) < self._concurrency
+        return len(self._running) + len(self._left) < self._concurrency
 
-    def _next(self) -> Stored:
-        """The first that is due, of the queue that has the fewest jobs running."""
-        now_ms = time.time_ns() // 1_000_000
-        busy = Counter(stored.job.queue for stored in self._running.values())
-        due: dict[str, tuple[int, int, Stored]] = {}
-        for entry in itertools.takewhile(
-            lambda e: e[0] <= now_ms, heapq.nsmallest(2000, self._heap)
-        ):
-            due.setdefault(entry[2].job.queue, entry)
-        chosen = min(due.values(), key=lambda entry: busy[entry[2].job.queue])
-        self._heap.remove(chosen)
-        heapq.heapify(self._heap)
-        return chosen[2]
+    def _next(self, now_ms: int) -> Stored | None:
+        """The first that is due, of the queue that has the fewest jobs running.
+
+        Of several such it is the one whose last turn is the longest ago.
+        """
+        due = [queue for queue, heap in self._heaps.items() if heap and heap[0][0] <= now_ms]
+        if not due:
+            return None
+        busy = Counter(stored.job.queue for stored in self._running.values() if stored)
+        queue = min(due, key=lambda queue: (busy[queue], self._turns[queue]))
+        self._turns[queue] = next(self._order)
+        return heapq.heappop(self._heaps[queue])[2]
 
     async def _run(self, stored: Stored) -> None:
-        handler, max_attempts, backoff, timeout = self._handlers[stored.job.handler]
+        handler, _, _, timeout = self._handlers[stored.job.handler]
         stored.attempt += 1
         job = stored.job
         running_job.set(
@@ -221,37 +235,64 @@ class WholeWorker(Worker):
                 stored.id, job.queue, job.handler, stored.attempt, stored.enqueued_ms, stored.due_ms
             )
         )
-        error: BaseException | None = None
+        task: Any = asyncio.current_task()
+        call = asyncio.create_task(_outcome(handler, json.loads(stored.args)))
         try:
-            async with asyncio.timeout(timeout) as deadline:
-                args: Any = json.loads(stored.args)
-                if inspect.iscoroutinefunction(handler):
-                    await handler(args)
-                else:
-                    await _in_a_thread(handler, args)
-        except BaseException as raised:
-            error = raised
-        if deadline.expired() and error is None:
-            error = TimeoutError("it swallowed its cancellation")
-        task = asyncio.current_task()
-        if task not in self._running:
-            return
-        del self._running[task]
+            await asyncio.wait([call], timeout=timeout)
+        except asyncio.CancelledError:  # by a stop
+            call.cancel()
+            await asyncio.wait([call])
+        if not call.done():
+            call.cancel()
+            self._running[task] = None
+            self._settle(stored, TimeoutError("the handler took too long"))
+            await _end_of(call)
+        if self._running.get(task) is not None:
+            error = call.result()
+            is_cut_short = task.cancelling() and isinstance(error, asyncio.CancelledError)
+            if is_cut_short or isinstance(error, WorkerStoppedError):
+                self._give_back(stored)
+            else:
+                self._settle(stored, error)
+        self._running.pop(task, None)
         self._changed.set()
-        interrupted = isinstance(error, asyncio.CancelledError) and task.cancelling()
-        if error and (interrupted or isinstance(error, WorkerStoppedError)):
-            stored.attempt -= 1
-            self._push(stored)
-            return
+
+    def _settle(self, stored: Stored, error: BaseException | None) -> None:
+        _, max_attempts, _, _ = self._handlers[stored.job.handler]
         self._finished += 1
         if error is None:
             return
         if isinstance(error, Reject) or stored.attempt >= max_attempts:
-            log.error("job %s is dead: %r", stored.id, error)
+            log.error("job %s is dead: %s", stored.id, type(error).__name__)
             return
-        wait = error.after if isinstance(error, Retry) else backoff(stored.attempt)
+        wait = min(self._wait(stored, error), self.limits.max_delay)
         stored.due_ms = time.time_ns() // 1_000_000 + wait // timedelta(milliseconds=1) + 1
         self._push(stored)
+
+    def _wait(self, stored: Stored, error: BaseException) -> timedelta:
+        if isinstance(error, Retry) and error.after is not None:
+            return error.after
+        _, _, backoff, _ = self._handlers[stored.job.handler]
+        return backoff(stored.attempt)
+
+
+async def _outcome(handler: Handler, args: Any) -> BaseException | None:
+    """What the handler has raised, if it has."""
+    try:
+        if inspect.iscoroutinefunction(handler):
+            await handler(args)
+        else:
+            await _in_a_thread(handler, args)
+    except BaseException as error:
+        return error
+    return None
+
+
+async def _end_of(awaited: asyncio.Future[Any]) -> None:
+    """Wait for it, whoever cancels that."""
+    while not awaited.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([awaited])
 
 
 async def _in_a_thread(handler: Handler, args: Any) -> None:
@@ -271,7 +312,7 @@ async def _in_a_thread(handler: Handler, args: Any) -> None:
 
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
-    error = await ended
+    await _end_of(ended)
     thread.join()
-    if error:
+    if error := ended.result():
         raise error

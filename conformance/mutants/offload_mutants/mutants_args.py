@@ -163,6 +163,19 @@ class CapturesAtTheRun(Keeping):
 
 
 @mutant("ARGS-2")
+class CapturesWhenItIsDue(Keeping):
+    """Captures what is performed at once, and of what is for later keeps the job."""
+
+    async def perform(self, job: Job) -> str:
+        return await self.inner.perform(job)
+
+    async def perform_in(self, job: Job, delay: timedelta | float) -> str:
+        job_id = await super().perform_in(job, delay)
+        self._kept[job_id] = job.args
+        return job_id
+
+
+@mutant("ARGS-2")
 class CapturesAfterConnecting(Altering):
     """Has a connection to wait for before it looks at the job."""
 

@@ -60,6 +60,16 @@ class ListsTheNewestFirst(SimpleDriver):
         return letters[begin : begin + limit]
 
 
+@mutant("DEAD-1", "DEAD-4")
+class ListsInTheOrderOfPerforms(SimpleDriver):
+    """Sorts by id, which tells when a job was performed and not when it died."""
+
+    async def list_dead(self, limit: int, after: str | None) -> Sequence[StoredDeadLetter]:
+        letters = sorted(self._memory.dead.values(), key=lambda letter: letter.id)
+        behind = [each for each in letters if after is None or each.id > after]
+        return [msgspec.structs.replace(each, cursor=each.id) for each in behind[:limit]]
+
+
 @mutant("DEAD-4")
 class BeginsOverWhenTheEntryIsGone(SimpleDriver):
     """Looks for the entry behind which a page begins."""

@@ -143,6 +143,26 @@ async def test_ARGS_2_even_while_the_call_is_under_way(lab: Lab) -> None:
     lab.check("arrived")
 
 
+@pytest.mark.parametrize("way", ["perform_in", "perform_at", "perform_many"])
+async def test_ARGS_2_however_it_is_performed(lab: Lab, way: str) -> None:
+    worker = noting_worker(lab)
+    await worker.start()
+    args: dict[str, Any] = {"dict": {"a": 1}, "list": [1], "text": "as it was"}
+    job, spelt = Job("note", args), spell(args)
+    if way == "perform_many":
+        ids = await lab.call(way, worker.perform_many([job, job]))
+    elif way == "perform_in":
+        ids = [await lab.call(way, worker.perform_in(job, 0.05))]
+    else:
+        later = now() + datetime.timedelta(seconds=0.05)
+        ids = [await lab.call(way, worker.perform_at(job, later))]
+    change(args)
+    for job_id in ids:
+        lab.history.add("performed", id=job_id, spelt=spelt)
+    await until_received(lab, len(ids))
+    lab.check("arrived")
+
+
 async def test_ARGS_3_a_handlers_change_is_seen_by_nobody(lab: Lab) -> None:
     worker = noting_worker(lab)
     note = lab.troupe(worker).note

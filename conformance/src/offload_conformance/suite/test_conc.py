@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import offload
 from offload import Worker
 from offload_conformance.lab import Lab
 
@@ -75,6 +76,27 @@ async def test_CONC_1_never_more_of_what_waited_before_the_start(lab: Lab) -> No
     lab.check("each_once")
 
 
+async def test_CONC_1_nor_beside_one_that_ran_past_its_timeout(lab: Lab) -> None:
+    """A `def` handler can't be stopped, and keeps its slot until it ends."""
+    worker = lab.worker(concurrency=SLOTS, max_attempts=2)
+    plain = lab.troupe(worker).act_plain
+    worker.register("short", plain, timeout=0.03, backoff=offload.constant(0))
+    await worker.start()
+    await lab.perform(worker, "left", do={"1": [["gate", "left"]]}, handler="short")
+    await lab.until_ended(1, "left")  # its second attempt
+    await lab.perform_all(worker, "crowd", SLOTS + 2, do={"*": [["work", 0.05]]})
+    await lab.until_ended(SLOTS + 2, "crowd")
+    lab.check("most_at_once", limit=SLOTS)
+    lab.stage.open("left")
+    await lab.until_ended(2, "left")
+    # Its slot is free again, and only one.
+    await lab.perform_all(worker, "more", SLOTS + 2, do=HOLD, handler="act-plain")
+    await lab.until_started(SLOTS, "more")
+    lab.stage.open("hold")
+    await lab.until_ended(SLOTS + 2, "more")
+    lab.check("most_at_once", limit=SLOTS)
+
+
 async def test_CONC_2_that_many_do(lab: Lab) -> None:
     worker = small_worker(lab)
     await worker.start()
@@ -90,6 +112,37 @@ async def test_CONC_2_that_many_do_after_failures(lab: Lab, handler: str) -> Non
     await worker.start()
     await fail_often(lab, worker, handler)
     await lab.perform_many(worker, "crowd", SLOTS, do=HOLD, handler=handler)
+    await lab.until_started(SLOTS, "crowd")
+    lab.check("ran_at_once", count=SLOTS)
+
+
+async def test_CONC_2_that_many_do_after_timeouts(lab: Lab) -> None:
+    """Whatever the handlers did when their time was over."""
+    worker = small_worker(lab)
+    troupe = lab.troupe(worker)
+
+    async def cleans_up(args: offload.Args) -> None:
+        try:
+            await troupe.act(args)
+        finally:
+            raise ValueError("while it cleaned up")
+
+    worker.register("async", troupe.act, timeout=0.02)
+    worker.register("cleans-up", cleans_up, timeout=0.02)
+    worker.register("def", troupe.act_plain, timeout=0.02)
+    await worker.start()
+    for _ in range(SLOTS):
+        await lab.perform(worker, "slow", do=HOLD, handler="async")
+        await lab.perform(worker, "slow", do=HOLD, handler="cleans-up")
+    await lab.until_ended(2 * SLOTS, "slow")
+    await lab.perform(worker, "late", do={"*": [["gate", "late"]]}, handler="def")
+    late: dict[str, list[list[Any]]] = {"*": [["gate", "late"], ["raise", "too late"]]}
+    await lab.perform(worker, "late", do=late, handler="def")
+    await lab.perform(worker, "late", do={"*": [["endure", "late"]]}, handler="async")
+    await lab.until_dead(worker, 2 * SLOTS + 3)
+    lab.stage.open("late")
+    await lab.until_ended(3, "late")
+    await lab.perform_many(worker, "crowd", SLOTS, do={"*": [["gate", "crowd"]]})
     await lab.until_started(SLOTS, "crowd")
     lab.check("ran_at_once", count=SLOTS)
 

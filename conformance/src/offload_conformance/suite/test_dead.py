@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -18,13 +17,13 @@ from offload_conformance.puppets import spell
 pytestmark = pytest.mark.asyncio
 
 
-async def make_dead(lab: Lab, worker: Worker, count: int, *, before: int = 0) -> list[str]:
+async def make_dead(lab: Lab, worker: Worker, count: int) -> list[str]:
     """So many dead letters; the reason of each is its number."""
     ids = []
     for number in range(count):
         do = {"*": [["reject", f"reason {number}"]]}
         ids.append(await lab.perform(worker, f"dead {number}", do=do))
-    await lab.until_dead(worker, before + count)
+    await lab.until_dead(worker, count)
     return ids
 
 
@@ -36,7 +35,12 @@ async def dead_ids(worker: Worker) -> list[str]:
 async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     worker = lab.worker(max_attempts=3)
     await worker.start()
-    ids = await make_dead(lab, worker, 7)
+    # What was performed first dies last: neither its id nor its perform tells its place.
+    do: dict[str, list[list[Any]]] = {"*": [["gate", "last"], ["reject", "reason 7"]]}
+    last = await lab.perform(worker, "dead 7", do=do)
+    ids = [*await make_dead(lab, worker, 7), last]
+    lab.stage.open("last")
+    await lab.until_dead(worker, 8)
     pages: list[list[offload.DeadLetter]] = []
     after = None
     while page := list(await worker.dead_letters.list(limit=3, after=after)):
@@ -44,10 +48,11 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
         lab.check("at_most", what="the number of pages", limit=3, actual=len(pages))
         after = page[-1].cursor
     letters = [letter for page in pages for letter in page]
-    lab.equal("the sizes of the pages", [3, 3, 1], [len(page) for page in pages])
+    lab.equal("the sizes of the pages", [3, 3, 2], [len(page) for page in pages])
     lab.equal("all that were listed", sorted(ids), sorted(letter.id for letter in letters))
     died = [letter.died_ms for letter in letters]
     lab.equal("when they died, the oldest first", sorted(died), died)
+    lab.equal("the last of all", last, letters[-1].id)
     for letter in letters:
         reason = f"reason {ids.index(letter.id)}"
         lab.check("contains", what="its error", part=reason, actual=letter.error)
@@ -79,6 +84,9 @@ async def test_DEAD_1_hundreds_that_died_together(lab: Lab) -> None:
 async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
+    # It dies behind the last place, though it was performed before all of them.
+    do: dict[str, list[list[Any]]] = {"*": [["gate", "later"], ["reject", "later"]]}
+    later = await lab.perform(worker, "later", do=do)
     await make_dead(lab, worker, 7)
     ids = await dead_ids(worker)  # in their own order, which need not be that of the performs
     letters = worker.dead_letters
@@ -91,15 +99,18 @@ async def test_DEAD_4_a_page_begins_behind_a_place_that_is_empty_by_now(lab: Lab
         # The entry at the place goes, and another one behind it.
         await letters.discard([page[-1].id, ids[6]])
     lab.equal("all that were listed", ids[:6], seen)
-    later = await make_dead(lab, worker, 1, before=3)
+    lab.stage.open("later")
+    await lab.until_dead(worker, 4)
     found = [letter.id for letter in await letters.list(after=after)]
-    lab.equal("what has died behind the last place", later, found)
+    lab.equal("what has died behind the last place", [later], found)
 
 
 async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     worker = lab.worker(max_attempts=2)
     act = lab.troupe(worker).act
-    lives: Iterator[list[list[Any]]] = iter([[["raise", "a"]], [["raise", "b"]], [["gate", "c"]]])
+    fails: list[list[Any]] = [["raise", "boom"]]
+    # It fails in its second life, too, where it has all of its attempts again.
+    lives = iter([fails, fails, [["gate", "c"], *fails], []])
 
     async def reborn(args: offload.Args) -> None:
         await act({**args, "do": {"*": next(lives)}})
@@ -114,8 +125,9 @@ async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     lab.equal("the dead letters while it runs", [], await dead_ids(worker))
     lab.equal("the entry while it runs", None, await worker.dead_letters.show(job_id))
     lab.stage.open("c")
+    await lab.until_ended(4, "job")
     await lab.fence(worker)
-    lab.check("attempts", tag="job", expected=[1, 2, 1])
+    lab.check("attempts", tag="job", expected=[1, 2, 1, 2])
     lab.equal("the dead letters after it", [], await dead_ids(worker))
 
 
@@ -182,9 +194,10 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
 
     worker.register("reborn", reborn)
     await worker.start()
-    tags = [f"job {number}" for number in range(5)]
+    # Enough of them that the two are at work at the same time.
+    tags = [f"job {number}" for number in range(20)]
     ids = [await lab.perform(worker, tag, handler="reborn") for tag in tags]
-    await lab.until_dead(worker, 5)
+    await lab.until_dead(worker, len(tags))
     answers = await asyncio.gather(
         *(each.dead_letters.requeue(ids) for each in (worker, other, worker, other))
     )
@@ -196,6 +209,32 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
     for tag in tags:
         lab.check("attempts", tag=tag, expected=[1, 1])
     lab.equal("the dead letters", [], await dead_ids(worker))
+
+
+async def test_DEAD_2_all_are_those_that_are_there(lab: Lab) -> None:
+    """What dies again while all are requeued is left, or there would be no end to it."""
+    worker = lab.worker()
+    await worker.start()
+    ids = await make_dead(lab, worker, 3)
+    count = await lab.call("requeue_all", asyncio.wait_for(worker.dead_letters.requeue_all(), 10))
+    lab.equal("how many were requeued", 3, count)
+    await lab.until_ended(6)
+    letters = await lab.until_dead(worker, 3)
+    lab.equal("what has died again", sorted(ids), sorted(letter.id for letter in letters))
+    for number in range(3):
+        lab.check("attempts", tag=f"dead {number}", expected=[1, 1])
+
+
+async def test_DEAD_3_all_are_gone(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    await make_dead(lab, worker, 3)
+    count = await lab.call("discard_all", asyncio.wait_for(worker.dead_letters.discard_all(), 10))
+    lab.equal("how many were discarded", 3, count)
+    lab.equal("the dead letters", [], await dead_ids(worker))
+    await lab.fence(worker)
+    for number in range(3):
+        lab.check("attempts", tag=f"dead {number}", expected=[1])
 
 
 async def test_DEAD_3_a_discarded_one_is_gone(lab: Lab) -> None:

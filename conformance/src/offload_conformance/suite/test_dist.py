@@ -10,6 +10,7 @@ import pytest
 from offload import Args, Job, Worker
 from offload_conformance import golden
 from offload_conformance.lab import Lab
+from offload_conformance.puppets import spell
 
 pytestmark = pytest.mark.asyncio
 
@@ -63,6 +64,25 @@ async def test_DIST_1_workers_that_begin_at_once_on_an_empty_backend(lab: Lab) -
     for worker in workers:
         await lab.fence(worker)
     lab.check("tallied_once", tag="tally")
+
+
+async def test_DIST_1_each_arrives_whole(lab: Lab) -> None:
+    """Nobody sees a part of a job that is still being stored, however long that takes."""
+    performer, workers = lab.worker(puppets=False), [lab.worker() for _ in range(2)]
+    for worker in workers:
+        worker.register("note", lab.troupe(worker).note)
+        await worker.start()
+    args = {"payload": "x" * (lab.limits.max_job_bytes - 100)}
+    for number in range(1, SINGLE + 1):
+        job_id = await lab.call("perform", performer.perform(Job("note", args)))
+        lab.history.add("performed", id=job_id, spelt=spell(args))
+        await lab.stage.until(
+            "it to arrive",
+            lambda count=number: len(lab.history.named("received")) >= count,  # type: ignore[misc]
+        )
+    lab.check("arrived")
+    attempts = [event.what["attempt"] for event in lab.history.named("received")]
+    lab.equal("their attempts", [1] * SINGLE, attempts)
 
 
 @pytest.mark.slow

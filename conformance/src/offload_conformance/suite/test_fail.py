@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from datetime import timedelta
 from typing import Any
@@ -69,15 +70,26 @@ async def test_FAIL_1_as_many_as_are_allowed(lab: Lab) -> None:
 async def test_FAIL_2_never_before_its_backoff(lab: Lab) -> None:
     worker = lab.worker()
     act = lab.troupe(worker).act
-    worker.register("grows", act, backoff=lambda attempt: timedelta(milliseconds=40 * attempt))
+
+    def grows(attempt: int) -> timedelta:
+        return timedelta(milliseconds=40 * attempt)
+
+    worker.register("grows", act, backoff=grows)
     worker.register("default", act)
+    worker.register("slow", act, backoff=grows, timeout=0.02)
     await worker.start()
     fails = {"1": [["raise", "boom"]], "2": [["raise", "boom"]]}
     await lab.perform(worker, "default", handler="default", do=fails)
     await lab.perform(worker, "grows", handler="grows", do=fails)
-    await lab.until_started(3, "grows")
-    lab.check("wait_between", tag="grows", attempt=1, least_ms=40)
-    lab.check("wait_between", tag="grows", attempt=2, least_ms=80)
+    # However it has failed: by a timeout, and by a Retry that leaves it to the backoff.
+    never: dict[str, list[list[Any]]] = {"1": [["gate", "never"]], "2": [["gate", "never"]]}
+    await lab.perform(worker, "slow", handler="slow", do=never)
+    asks: dict[str, list[list[Any]]] = {"1": [["retry", None]], "2": [["retry", None]]}
+    await lab.perform(worker, "asks", handler="grows", do=asks)
+    for tag in ("grows", "slow", "asks"):
+        await lab.until_started(3, tag)
+        lab.check("wait_between", tag=tag, attempt=1, least_ms=40)
+        lab.check("wait_between", tag=tag, attempt=2, least_ms=80)
     # Without a backoff of its own it waits for a second, longer than this should have taken.
     lab.check("no_attempt_before", tag="default", least_ms=1000)
 
@@ -91,6 +103,23 @@ async def test_FAIL_2_counted_from_the_end_of_the_attempt(lab: Lab) -> None:
     await lab.perform(worker, "long", handler="long", do=do)
     await lab.until_ended(2, "long")
     lab.check("wait_between", tag="long", attempt=1, least_ms=120)
+
+
+async def test_FAIL_2_a_wait_beyond_every_calendar(lab: Lab) -> None:
+    """It is cut to what can be waited for: the job is neither lost, dead, nor run at once."""
+    worker = lab.worker()
+    worker.register("never", lab.troupe(worker).act, backoff=lambda _: timedelta.max)
+    await worker.start()
+    do: dict[str, list[list[Any]]] = {"*": [["raise", "boom"]]}
+    job_id = await lab.perform(worker, "never", handler="never", do=do)
+    await lab.until_ended(1, "never")
+    await lab.fence(worker)
+    report = await lab.stop(worker)
+    lab.check("attempts", tag="never", expected=[1])
+    if lab.claims.dead_letters:
+        lab.equal("the dead letters", [], list(await worker.dead_letters.list()))
+    if not lab.claims.durable:
+        lab.equal("what waits for its retry", [job_id], list(report.lost))
 
 
 async def test_FAIL_3_the_dead_letter_tells_why(lab: Lab) -> None:
@@ -119,6 +148,32 @@ async def _look(worker: Worker) -> object:
     return worker.dead_letters
 
 
+class UnspeakableError(Exception):
+    """One whose text can't be read, as of an error that formats what it lacks."""
+
+    def __str__(self) -> str:
+        raise AttributeError("response")
+
+
+async def test_FAIL_3_one_whose_text_can_not_be_read(lab: Lab) -> None:
+    worker = lab.worker(max_attempts=2)
+    act = lab.troupe(worker).act
+
+    async def unspeakable(args: offload.Args) -> None:
+        await act(args)
+        raise UnspeakableError
+
+    worker.register("unspeakable", unspeakable, backoff=FAST)
+    await worker.start()
+    await lab.perform(worker, "doomed", handler="unspeakable")
+    letters = await lab.until_dead(worker, 1)
+    await lab.fence(worker)
+    lab.check("attempts", tag="doomed", expected=[1, 2])
+    await lab.check_dead(letters, 2)
+    for letter in letters:
+        lab.check("contains", what="its error", part="UnspeakableError", actual=letter.error)
+
+
 @pytest.mark.parametrize("handler", ["async", "def"])
 async def test_FAIL_4_no_exception_ends_the_worker(lab: Lab, handler: str) -> None:
     worker = lab.worker(max_attempts=2)
@@ -134,6 +189,22 @@ async def test_FAIL_4_no_exception_ends_the_worker(lab: Lab, handler: str) -> No
     await lab.fence(worker)
     for kind in kinds:
         lab.check("attempts", tag=kind, expected=[1, 2])
+
+
+async def test_FAIL_4_a_cancellation_of_its_own_during_a_drain(lab: Lab) -> None:
+    """Within the grace nobody but the handler has cancelled it: that counts."""
+    worker = lab.worker()
+    await worker.start()
+    do = {"1": [["gate", "g"], ["raise", "boom", "CancelledError"]]}
+    await lab.perform(worker, "cancels", do=do)
+    await lab.until_started(1)
+    stopping = await lab.begin_stop(worker)
+    lab.stage.open("g")
+    report = await stopping
+    lab.equal("what the report has as finished", 1, report.finished)
+    await worker.start()
+    await lab.until_ended(2, "cancels")
+    lab.check("attempts", tag="cancels", expected=[1, 2])
 
 
 async def test_FAIL_5_a_timeout_is_a_failure(lab: Lab) -> None:
@@ -155,11 +226,28 @@ async def test_FAIL_5_a_timeout_is_a_failure(lab: Lab) -> None:
     lab.check("attempts", tag="def", expected=[1, 2])
 
 
+async def test_FAIL_5_whatever_is_done_with_the_cancellation(lab: Lab) -> None:
+    """One that swallows it, and returns as if nothing were, has failed all the same."""
+    worker = lab.worker(max_attempts=2)
+    worker.register("stubborn", lab.troupe(worker).act, backoff=FAST, timeout=0.03)
+    await worker.start()
+    do: dict[str, list[list[Any]]] = {"1": [["endure", "late"]]}
+    await lab.perform(worker, "stubborn", handler="stubborn", do=do)
+    await lab.until_started(2, "stubborn")  # beside the first, which goes on
+    lab.stage.open("late")
+    await lab.until_ended(2, "stubborn")
+    await lab.fence(worker)
+    lab.check("attempts", tag="stubborn", expected=[1, 2])
+
+
 class Spiteful:
     """An observer that raises whenever it is told anything."""
 
+    def __init__(self, kind: type[BaseException]) -> None:
+        self._kind = kind
+
     def _raise(self, **_: object) -> None:
-        raise RuntimeError("a broken observer")
+        raise self._kind("a broken observer")
 
     @offload.hookimpl
     def worker_started(self, worker: Worker) -> None:
@@ -202,10 +290,13 @@ async def test_FAIL_6_a_failing_job_disturbs_no_other(lab: Lab) -> None:
     lab.check("each_once", tag="good")
 
 
-async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(lab: Lab) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, asyncio.CancelledError])
+async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(
+    lab: Lab, kind: type[BaseException]
+) -> None:
     worker = lab.worker(max_attempts=2)
     with contextlib.suppress(UnsupportedError):  # no adapter need have observers
-        worker.observe(Spiteful())
+        worker.observe(Spiteful(kind))
     await worker.start()
     await lab.perform(worker, "good")
     await lab.perform(worker, "recovers", do={"1": [["raise", "boom"]]})

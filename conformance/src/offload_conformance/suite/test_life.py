@@ -216,3 +216,20 @@ async def test_LIFE_6_stop_waits_for_the_last_handler_and_takes_no_more(lab: Lab
     await lab.until_ended(6)
     await lab.fence(worker)
     lab.check("each_once")
+
+
+async def test_LIFE_6_stop_waits_for_one_that_ran_past_its_timeout(lab: Lab) -> None:
+    """It has failed, and its handler still runs."""
+    worker = lab.worker(max_attempts=1)
+    plain = lab.troupe(worker).act_plain
+    worker.register("late", plain, timeout=0.03)
+    await worker.start()
+    await held(lab, worker, handler="late")
+    await lab.until_dead(worker, 1)
+    stopping = await lab.begin_stop(worker)
+    await asyncio.wait([stopping], timeout=0.1)  # who doesn't wait for it has returned by then
+    lab.equal("whether stop has returned while a handler runs", False, stopping.done())
+    lab.stage.open("g")
+    await stopping
+    lab.check("all_ended_before", call=stopped(lab)[-1])
+    lab.check("each_once")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+import offload
 from offload import State, StopReport, Worker
 from offload_conformance.lab import Lab, logged
 from offload_conformance.leaks import Belongings
@@ -61,21 +63,26 @@ async def test_LIFE_7_stop_returns_whatever_handlers_do(lab: Lab) -> None:
     await lab.caught_up(worker)
     before = Belongings.now()
     await worker.start()
+    fails: dict[str, list[list[Any]]] = {"1": [["gate", "g"], ["raise", "boom"]]}
     ids = [
         await lab.perform(worker, "async", do=GATE),
         await lab.perform(worker, "plain", handler="act-plain", do=GATE),
         await lab.perform(worker, "stubborn", do={"*": [["endure", "g"]]}),
+        await lab.perform(worker, "fails", handler="act-plain", do=fails),
     ]
-    await lab.until_started(3)
+    await lab.until_started(4)
     await unfinished(lab, worker, ids, 0.03)
     lab.equal("ends of the handlers that can't be stopped", 0, lab.ends("plain"))
     lab.stage.open("g")
-    await lab.until_ended(3)
+    await lab.until_ended(4)
     await worker.start()
-    await lab.until_ended(6)
+    await lab.until_ended(9)
     for tag in ("async", "plain", "stubborn"):
         lab.check("attempts", tag=tag, expected=[1, 1])
-    await lab.stop(worker)
+    # How the run ended that the stop gave up counts for nothing.
+    lab.check("attempts", tag="fails", expected=[1, 1, 2])
+    report = await lab.stop(worker)
+    lab.equal("what is left after it", [], [*report.returned, *report.lost])
     await nothing_stays(lab, before)
 
 
@@ -86,6 +93,25 @@ async def nothing_stays(lab: Lab, before: Belongings) -> None:
         return not Belongings.now().more_than(before)
 
     await lab.until("every task, thread and file to be gone", all_gone)
+
+
+async def test_LIFE_7_what_may_not_perform_is_given_back(lab: Lab) -> None:
+    """A handler that fails because of the drain hasn't failed, so it is no attempt."""
+    worker = lab.worker(max_attempts=1)
+    await worker.start()
+    do: dict[str, list[list[Any]]] = {"1": [["gate", "g"], ["perform", "child"]]}
+    job_id = await lab.perform(worker, "parent", do=do)
+    await lab.until_started(1)
+    stopping = await lab.begin_stop(worker)
+    lab.stage.open("g")
+    report = await stopping
+    lab.check("ended_as", tag="parent", expected=["WorkerStoppedError"])
+    lab.equal("what is given back", [job_id], [*report.returned, *report.lost])
+    await worker.start()
+    await lab.until_ended(1, "child")
+    await lab.fence(worker)
+    lab.check("attempts", tag="parent", expected=[1, 1])
+    lab.check("each_once", tag="child")
 
 
 async def test_LIFE_8_every_stop_returns_after_the_one_drain(lab: Lab) -> None:
@@ -259,12 +285,19 @@ async def test_LIFE_13_the_report_counts_what_finished(lab: Lab) -> None:
 
 async def test_LIFE_13_no_job_vanishes_in_silence(lab: Lab) -> None:
     worker = lab.worker(concurrency=1, grace="0s")
+    soon = offload.constant(timedelta(seconds=0.3))
+    worker.register("fails", lab.troupe(worker).act, backoff=soon)
     await worker.start()
     with logged() as lines:
+        fails: dict[str, list[list[Any]]] = {"1": [["raise", "boom"]]}
+        retried = await lab.perform(worker, "retried", handler="fails", do=fails)
+        await lab.until_ended(1)
+        await lab.fence(worker)
         running = await lab.perform(worker, "running", do=GATE)
-        await lab.until_started(1)
+        await lab.until_started(1, "running")
         waiting = [await lab.perform(worker, "waiting") for _ in range(3)]
         waiting.append(await lab.perform(worker, "scheduled", delay=0.1))
+        waiting.append(retried)  # it is between two attempts
         report = await lab.stop(worker)
     if lab.claims.durable:
         lab.equal("what the report has as lost", [], list(report.lost))
@@ -275,11 +308,24 @@ async def test_LIFE_13_no_job_vanishes_in_silence(lab: Lab) -> None:
         # The rest is safe in the backend: all of it.
         lab.stage.open("g")
         await worker.start()
-        await lab.until_ended(6)
+        await lab.until_ended(9)
         lab.check("attempts", tag="running", expected=[1, 1])
+        lab.check("attempts", tag="retried", expected=[1, 2])
         lab.check("each_ran")
     else:
         told = sorted(report.lost)
         lab.equal("what the report has as lost", sorted([running, *waiting]), told)
         for job_id in report.lost:
             lab.check("contains", what="the warnings", part=job_id, actual="\n".join(lines))
+
+
+async def test_LIFE_13_nor_one_that_waits_for_the_first_start(lab: Lab) -> None:
+    worker = lab.worker()
+    waiting = [await lab.perform(worker, "early")]
+    waiting.append(await lab.perform(worker, "early", delay=0.05))
+    report = await lab.stop(worker)
+    lost = [] if lab.claims.durable else sorted(waiting)
+    lab.equal("what the report has as lost", lost, sorted(report.lost))
+    await worker.start()
+    await lab.until_ended(2)
+    lab.check("each_once")

@@ -112,10 +112,14 @@ async def check_counts(lab: Lab, worker: Worker, queue: str, expected: dict[str,
     lab.equal(f"the jobs in {queue!r}", known, {name: actual[name] for name in known})
 
 
-@pytest.mark.parametrize("queues", ["full,other", "other,full"])
+@pytest.mark.parametrize(
+    "queues", ["full,other", "other,full", "full,more,other", "other,more,full"]
+)
 async def test_QUE_3_no_queue_starves_behind_a_backlog(lab: Lab, queues: str) -> None:
     worker = lab.worker(queues=queues, concurrency=2)
     await lab.perform_many(worker, "full", 1000, queue="full")
+    if "more" in queues:
+        await lab.perform_many(worker, "more", 500, queue="more")
     await lab.perform(worker, "other", queue="other")
     await worker.start()
     await lab.until_started(1, "other")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,8 @@ REST = 0.4
 REST_MORE = 0.1
 """Seconds by which each rest is longer: another phase of its looks."""
 RESTS = 5
+LONG_REST = 6.0
+"""Seconds after which one looks seldom who does so after a few seconds without a job."""
 OUTAGE = 1.0
 """Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
@@ -66,6 +69,33 @@ async def perform_when_idle(
         await lab.perform(performer, rested)
         await lab.until_ended(number, rested)
     lab.check("began_within", tag=rested, limit_ms=limit_ms)
+
+
+async def perform_after_a_long_rest(lab: Lab, *, by_others: bool) -> None:
+    """Several workers rest at the same time, so that no moment in which the host is busy counts."""
+    workers = {f"queue-{number}": lab.worker(queues=f"queue-{number}") for number in range(RESTS)}
+    for queue, worker in workers.items():
+        await worker.start()
+        await lab.fence(worker, queue)
+    performer = lab.worker(puppets=False) if by_others else None
+    await asyncio.sleep(LONG_REST)
+    for number, (queue, worker) in enumerate(workers.items(), 1):
+        await lab.perform(performer or worker, "rested", queue=queue)
+        await lab.until_ended(number, "rested")
+    limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
+    lab.check("began_within", tag="rested", limit_ms=limit_ms)
+    lab.check("each_once")
+
+
+@pytest.mark.slow
+async def test_PERF_9_woken_after_a_long_rest(lab: Lab) -> None:
+    await perform_after_a_long_rest(lab, by_others=False)
+
+
+@pytest.mark.slow
+async def test_DIST_6_woken_by_another_worker_after_a_long_rest(lab: Lab) -> None:
+    lab.need("distributed")
+    await perform_after_a_long_rest(lab, by_others=True)
 
 
 async def test_PERF_9_woken_by_its_own_process(lab: Lab) -> None:
@@ -134,3 +164,15 @@ async def test_DUR_9_woken_again_after_a_cut(lab: Lab) -> None:
             await perform_when_idle(lab, performer, f"woken after {cut}", JOBS // 2)
             lab.check("each_ran", tag=f"woken after {cut}")
         await worker.stop()  # while there is a way to its backend
+
+
+async def test_TIME_7_a_retry_that_is_sooner_than_the_one_waited_for(lab: Lab) -> None:
+    worker = lab.worker()
+    await worker.start()
+    await lab.perform(worker, "an hour", delay=3600)
+    await lab.fence(worker)
+    do: dict[str, list[list[Any]]] = {"1": [["raise", "boom"]], "2": [["retry", 0.02]]}
+    await lab.perform(worker, "fails", do=do)
+    await lab.until_ended(3, "fails")
+    lab.check("attempts", tag="fails", expected=[1, 2, 3])
+    lab.check("never_ran", tag="an hour")
