@@ -12,9 +12,9 @@ from offload.engine.states import SEEN, TRANSITIONS
 INTRODUCTION = """\
 # The life of a worker
 
-This page is drawn from the table in `core/src/offload/engine/states.py`. The `state` of a worker that
-is *starting* is still `new`, and of one that is *restarting* still `stopped` (LIFE-4). What has no
-arrow can't happen: a `start` where none is allowed raises `AlreadyRunningError`, and changes
+This page is drawn from the table in `core/src/offload/engine/states.py`. The `state` of a worker
+that is *starting* is still `new`, and of one that is *restarting* still `stopped` (LIFE-4). What
+has no arrow can't happen: a `start` where none is allowed raises `AlreadyRunningError`, and changes
 nothing (LIFE-3).
 
 ```mermaid

@@ -97,3 +97,18 @@ async def test_a_run_that_is_cut_short_keeps_nothing(why):
         del run
         await until(lambda: refs[0]() is None)
     await worker.stop()
+
+
+async def test_a_worker_that_nobody_has_and_that_only_performed_is_freed_at_once():
+    gc.collect()
+    gc.disable()
+    try:
+        worker = offload.connect("simple://")
+        worker.register("job", print)
+        await worker.perform(Job("job"))
+        await worker.counts()
+        freed = weakref.ref(worker)
+        del worker
+        assert freed() is None
+    finally:
+        gc.enable()

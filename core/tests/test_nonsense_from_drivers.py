@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from datetime import timedelta
 
 import msgspec
@@ -91,3 +93,30 @@ async def test_a_lease_that_can_not_be_waited_for_holds_up_no_stop(lease):
     await worker.stop()
     assert asyncio.get_running_loop().time() - begun < 0.9
     assert not thread.is_alive()
+
+
+async def test_a_lease_that_can_not_be_read_is_told_once(watched, caplog):
+    worker, _ = watched()
+    extended = threading.Event()
+    calls = itertools.count(1)
+
+    def extend(deliveries):
+        if next(calls) == 3:
+            extended.set()
+        return ()
+
+    worker._driver.on_extend = extend
+    subscribe = worker._driver.subscribe
+
+    async def without_lease(queues):
+        subscription = await subscribe(queues)
+        subscription.lease = None
+        return subscription
+
+    worker._driver.subscribe = without_lease
+    await worker.start()
+    async with asyncio.timeout(DEADLINE):
+        await asyncio.to_thread(extended.wait, DEADLINE)
+    told = [record for record in caplog.records if "the length of a lease" in record.getMessage()]
+    assert len(told) == 1
+    assert "available again" not in caplog.text

@@ -43,6 +43,18 @@ async def test_a_wait_that_always_fails_is_told_once_and_jobs_run_all_the_same(w
             await asyncio.sleep(0.005)
 
 
+async def test_an_outage_is_told_beside_waits_that_always_fail(watched, caplog):
+    worker, watch = watched()
+    watch.errors["wait"] = [BackendError("no hints here") for _ in range(10_000)]
+    await worker.start()
+    await watch.until(lambda: watch.ended.count("wait") >= 3)
+    watch.errors["fetch"] = [away()]
+    await watch.until(lambda: not watch.errors["fetch"])
+    fetches = len(watch.of("fetch"))
+    await watch.until(lambda: watch.ended.count("fetch") > fetches)
+    assert "no jobs can be fetched: away" in caplog.messages
+
+
 async def test_a_wait_that_fails_now_and_then_is_not_told(watched, caplog):
     worker, watch = watched()
     worker.register("job", nothing)

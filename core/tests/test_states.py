@@ -10,11 +10,16 @@ from promises import ROOT
 from watched import DEADLINE, away, nothing
 
 from offload import AlreadyRunningError, BackendUnavailableError, Job, State, WorkerStoppedError
+from offload.config import parse_address, read_config
 from offload.engine.states import SEEN, TRANSITIONS, Event, Life, Phase
 
 
+def new() -> Life:
+    return Life(read_config(parse_address("simple://"), ()))
+
+
 def after(*events: Event) -> Life:
-    life = Life()
+    life = new()
     for event in events:
         life.happens(event)
     return life
@@ -35,11 +40,12 @@ def test_every_phase_has_a_row_and_can_be_reached():
 
 @pytest.mark.parametrize("phase", Phase)
 def test_from_every_phase_a_stop_and_its_drain_lead_to_stopped(phase):
-    life = Life()
+    life = new()
     life.phase = phase
     life.happens(Event.STOP)
     assert life.state is State.STOPPING
-    assert not life.performs
+    with pytest.raises(WorkerStoppedError):
+        life.refuse_if_stopped()
     life.happens(Event.DRAINED)
     assert life.state is State.STOPPED
 
@@ -58,7 +64,8 @@ def test_a_start_that_fails_leaves_the_worker_as_it_was():
     assert after(Event.START, Event.NOT_STARTED).phase is Phase.NEW
     restarted = after(Event.STOP, Event.DRAINED, Event.START)
     assert restarted.state is State.STOPPED
-    assert not restarted.performs
+    with pytest.raises(WorkerStoppedError):
+        restarted.refuse_if_stopped()
     restarted.happens(Event.NOT_STARTED)
     assert restarted.phase is Phase.STOPPED
 

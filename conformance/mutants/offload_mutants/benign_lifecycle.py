@@ -68,12 +68,9 @@ class HasIdsOfItsOwn(DriverWorker):
 
     def __init__(self, config: Config) -> None:
         super().__init__(SimpleDriver(config), config)
-        make_right = self._make_entry
 
-        def make_entry(*args: Any) -> Entry:
-            return msgspec.structs.replace(make_right(*args), id=f"{{{uuid.uuid4()}}} é")
-
-        self._make_entry = make_entry
+    def _make_entry(self, *args: Any) -> Entry:
+        return msgspec.structs.replace(super()._make_entry(*args), id=f"{{{uuid.uuid4()}}} é")
 
 
 @benign()

@@ -64,14 +64,12 @@ class CountsItsJobs(DriverWorker):
         super().__init__(self.make_driver(config), config)
         self._ids = itertools.count(1)
         self._batched = True
-        self._make_right_entry = self._make_entry
-        self._make_entry = self._make_numbered_entry
 
     def make_driver(self, config: Config) -> Any:
         return SqliteDriver(config)
 
-    def _make_numbered_entry(self, *args: Any) -> Entry:
-        entry = self._make_right_entry(*args)
+    def _make_entry(self, *args: Any) -> Entry:
+        entry = super()._make_entry(*args)
         return (
             msgspec.structs.replace(entry, id=f"job-{next(self._ids)}") if self._batched else entry
         )

@@ -28,8 +28,7 @@ class Connection:
     `open`, `subscribe` and `close` come one at a time, each within the `turn`.
     """
 
-    def __init__(self, driver: Driver, opened: Callable[[], None] = _allow) -> None:
-        """`opened` is called after each opening."""
+    def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.is_open = False
         self.is_shared = False
@@ -38,27 +37,30 @@ class Connection:
         self.calls = Calls()
         self.outbox = Outbox(driver.enqueue, self.calls)
         self._opening = Opening()
-        self._opened = opened
 
     @contextlib.asynccontextmanager
-    async def opened(self, check: Callable[[], None] = _allow) -> AsyncIterator[None]:
-        """Have it open, and the turn; `check` may refuse that when the turn has come."""
+    async def opened(self, check: Callable[[], None] = _allow) -> AsyncIterator[bool]:
+        """Have it open, and the turn; tell whether it has been opened for that.
+
+        `check` may refuse it when the turn has come.
+        """
         failed_before = self._opening.failures
         async with self.turn:
             check()
-            if not self.is_open:
+            is_new = not self.is_open
+            if is_new:
                 await self.calls.make(self._open, failed_before, changes=False)
                 self.is_open, self.is_shared = True, False
-                self._opened()
-            yield
+            yield is_new
 
     async def _open(self, failed_before: int) -> None:
         await self._opening.open(self.driver, failed_before)
 
-    async def share(self, check: Callable[[], None] = _allow) -> None:
-        """Have it open for a caller that isn't a start, which then leaves it open."""
-        async with self.opened(check):
+    async def share(self, check: Callable[[], None] = _allow) -> bool:
+        """As `opened`, for a caller that isn't a start, which then leaves it open."""
+        async with self.opened(check) as is_new:
             self.is_shared = True
+            return is_new
 
     async def use(self, action: Callable[[Any], Awaitable[T]]) -> T:
         """Let `action` work with the driver, which is open."""

@@ -73,6 +73,8 @@ class Dispatcher:
         self._interruptible = False
         self._failed_waits = 0
         """In a row."""
+        self._outage_of_waits = Outage()
+        """Told by itself: what goes on beside it, a real outage, is to be told as well."""
         self._room = asyncio.Event()
         self._stale_timer: asyncio.TimerHandle | None = None
 
@@ -132,11 +134,11 @@ class Dispatcher:
             # a wait fails again, after a fetch that didn't, nobody else would tell.
             self._failed_waits += 1
             if self._failed_waits > 1 or not isinstance(error, BackendError):
-                self._outage.fails(WAIT, error)
+                self._outage_of_waits.fails(WAIT, error)
             await self._interruptibly(pause(RETRY_PAUSE - 1 + self._failed_waits))
         else:
             self._failed_waits = 0
-            self._outage.works(WAIT)
+            self._outage_of_waits.works(WAIT)
 
     async def _interruptibly(self, waiting: Awaitable[object]) -> None:
         """Await something that a stop may cancel."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
 from offload.driver import (
-    ClaimNotes,
     Counts,
     DeadLetterStore,
     Driver,
@@ -54,7 +52,7 @@ class DriverWorker(Worker):
         self._queues = config[QUEUES]
         longest_run = driver.longest_run if isinstance(driver, RunLimit) else None
         self._registry = Registry(config[MAX_ATTEMPTS], longest_run)
-        self._make_entry = EntryMaker(self, self._registry, self._queues).make
+        self._entries = EntryMaker(self._registry, self._queues)
         self._observers = Observers()
         self._begin_life()
         alive.add(self)
@@ -62,13 +60,13 @@ class DriverWorker(Worker):
     def _begin_life(self) -> None:
         """What belongs to one process and one event loop, as it is before the first call."""
         self.loop = None
-        self._life = Life()
+        self._life = Life(self._config)
         self._dispatcher: Dispatcher | None = None
         self._draining: asyncio.Task[StopReport] | None = None
-        self._reach = Reach(self, self._life, self._driver, self._make, self._note_claims)
+        self._reach = Reach(self, self._life, self._driver, self._make)
 
     def __repr__(self) -> str:
-        return f"<offload worker {self._config} {self.state.value}>"
+        return repr(self._life)
 
     @property
     def state(self) -> State:
@@ -83,7 +81,9 @@ class DriverWorker(Worker):
         self._life.happens(Event.START)
         connection = self._reach.connection
         try:
-            async with connection.opened():
+            async with connection.opened() as is_new:
+                if is_new:
+                    self._reach.note_claims()
                 try:
                     self._dispatcher = await self._subscribe()
                 except BaseException:
@@ -117,12 +117,6 @@ class DriverWorker(Worker):
             except BaseException:  # no thread was left for the leases
                 await connection.close_subscription(subscription, StopBudget(0))
                 raise
-
-    def _note_claims(self) -> None:
-        """What a driver has learned about its claims when it was opened."""
-        if isinstance(self._driver, ClaimNotes):
-            notes = {**self.claims.notes, **self._driver.claim_notes()}
-            self.claims = replace(self.claims, notes=notes)
 
     # -- stop --------------------------------------------------------------------
 
@@ -275,6 +269,9 @@ class DriverWorker(Worker):
                     self._tell_enqueued(job, entry, now_ms)
             stored += len(batch)
         return [entry.id for entry in entries]
+
+    def _make_entry(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
+        return self._entries.make(self, job, delay_ms, at_ms, now_ms)
 
     def _make_one_of(self, jobs: Sequence[Job], index: int, now_ms: int) -> Entry:
         try:

@@ -15,37 +15,37 @@ from offload.worker import Worker
 
 
 class EntryMaker:
-    """Makes the entries of one worker."""
+    """Makes the entries of one worker, by the claims and limits that it has by then."""
 
-    def __init__(self, worker: Worker, registry: Registry, queues: Sequence[str]) -> None:
-        """Of the worker its claims and limits are wanted, which it is given later."""
-        self._worker = worker
+    def __init__(self, registry: Registry, queues: Sequence[str]) -> None:
         self._registry = registry
         self._queues = queues
 
-    def make(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
+    def make(
+        self, worker: Worker, job: Job, delay_ms: int, at_ms: int | None, now_ms: int
+    ) -> Entry:
         """The entry of this job."""
         if not isinstance(job, Job):
             raise InvalidJobError(f"a Job is performed, not {type(job).__name__}")
         handler, queue = job.handler, job.queue
         # A name that is known here is a good one.
         if not isinstance(handler, str) or not self._registry.has(handler):
-            self._check_handler(handler)
+            self._check_handler(worker, handler)
         if queue not in self._queues:
-            self._check_queue(queue)
-        args = capture_args(job.args, self._worker.limits)
+            self._check_queue(worker, queue)
+        args = capture_args(job.args, worker.limits)
         job_id = new_job_id(now_ms)
         return Entry(job_id, queue, encode(job_id, handler, now_ms, args), delay_ms, at_ms)
 
-    def _check_handler(self, handler: Any) -> None:
+    def _check_handler(self, worker: Worker, handler: Any) -> None:
         check_handler_name(handler)
-        if not self._worker.claims.distributed:
+        if not worker.claims.distributed:
             known = ", ".join(sorted(self._registry)) or "none"
             raise UnknownHandlerError(f"handler {handler!r} is not registered; registered: {known}")
 
-    def _check_queue(self, queue: Any) -> None:
+    def _check_queue(self, worker: Worker, queue: Any) -> None:
         check_queue_name(queue)
-        if not self._worker.claims.distributed:
+        if not worker.claims.distributed:
             raise UnknownQueueError(
                 f"queue {queue!r} is not consumed by this worker, and no other process could; "
                 f"its queues: {', '.join(self._queues)}"

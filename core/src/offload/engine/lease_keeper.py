@@ -13,6 +13,7 @@ from offload.engine.logs import engine_log, write
 from offload.engine.outage import Outage
 
 WHAT = "leases can't be extended"
+GAP = "the length of a lease can't be read, so that leases are extended every second"
 JOIN_SECONDS = 1.0
 """How long an extension that is under way holds up who lets go of the leases."""
 LONGEST_REST_SECONDS = 60.0
@@ -36,6 +37,8 @@ class LeaseKeeper:
         self._held = held
         self._lost = lost
         self._outage = outage
+        self._outage_of_gaps = Outage()
+        """Told by itself: an extension that works doesn't end it."""
         self._stopping = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
@@ -89,7 +92,9 @@ class LeaseKeeper:
     def _gap(self) -> float:
         """Seconds between extensions: a third of the lease, within reason."""
         try:
-            return min(max(self._leases.lease.total_seconds() / 3, SHORTEST_GAP), LONGEST_GAP)
+            gap = min(max(self._leases.lease.total_seconds() / 3, SHORTEST_GAP), LONGEST_GAP)
         except BaseException as error:  # no thread may end because of what a driver says
-            self._outage.fails(WHAT, error)
+            self._outage_of_gaps.fails(GAP, error)
             return 1.0
+        self._outage_of_gaps.works(GAP)
+        return gap

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from offload.claims import Claims
-from offload.driver import Driver, Entry, Subscription
+from offload.driver import ClaimNotes, Driver, Entry, Subscription
 from offload.engine.connection import Connection, tell_of_close
 from offload.engine.elsewhere import Elsewhere
 from offload.engine.states import Life
 from offload.engine.stop_budget import StopBudget
-from offload.errors import UsageError, WorkerStoppedError
+from offload.errors import UsageError
 from offload.loop_thread import LOOK_SECONDS, LOOKS, run_elsewhere
 
 T = TypeVar("T")
@@ -64,14 +66,13 @@ class Reach:
         life: Life,
         driver: Driver,
         make: Callable[[], Driver] | None,
-        opened: Callable[[], None],
     ) -> None:
-        self._worker = worker
+        # Nothing here refers to the worker, else one that nobody has were not freed at once.
+        self._worker: Resident = weakref.proxy(worker)
         self._life = life
         self._driver = driver
-        self._opened = opened
-        self.connection = Connection(driver, opened)
-        self.elsewhere = Elsewhere(make, self.refuse_if_stopped) if make is not None else None
+        self.connection = Connection(driver)
+        self.elsewhere = Elsewhere(make, life.refuse_if_stopped) if make is not None else None
         self.ready_on: asyncio.AbstractEventLoop | None = None
         """The loop on which a perform needs no further look: the quick way in."""
         self._binding = threading.Lock()
@@ -82,16 +83,9 @@ class Reach:
 
     # -- calls -------------------------------------------------------------------
 
-    def refuse_if_stopped(self) -> None:
-        """Say that nothing is performed any more, if that is so (LIFE-5)."""
-        if not self._life.performs:
-            raise WorkerStoppedError(
-                f"{self._worker!r} performs no more: stop() was called, or its event loop has ended"
-            )
-
     async def send(self, entries: Sequence[Entry]) -> None:
         """Hand entries to the backend, from whatever loop."""
-        self.refuse_if_stopped()
+        self._life.refuse_if_stopped()
         if self._worker.claims.distributed and self.elsewhere is not None:
             if await self.bind(use=True):
                 await self._send_here(entries)
@@ -109,8 +103,9 @@ class Reach:
         try:
             connection = self.connection
             if not connection.is_open:
-                await connection.share(self.refuse_if_stopped)
-                self.refuse_if_stopped()
+                if await connection.share(self._life.refuse_if_stopped):
+                    self.note_claims()
+                self._life.refuse_if_stopped()
             connection.is_shared = True
             if self._worker.is_consuming or self._worker.claims.distributed:
                 self.ready_on = self._worker.loop
@@ -130,7 +125,8 @@ class Reach:
         """Let `action` look at the backend, from whatever loop, and also after a stop."""
         if await self.bind(use=True):
             try:
-                await self.connection.share()
+                if await self.connection.share():
+                    self.note_claims()
                 return await self.connection.use(action)
             finally:
                 with self._binding:
@@ -141,6 +137,13 @@ class Reach:
         if loop is None:
             return await self.look(action)
         return await run_elsewhere(self.look(action), loop)
+
+    def note_claims(self) -> None:
+        """What the driver has learned about its claims when it was opened."""
+        if isinstance(self._driver, ClaimNotes):
+            claims = self._worker.claims
+            notes = {**claims.notes, **self._driver.claim_notes()}
+            self._worker.claims = replace(claims, notes=notes)
 
     # -- whose turn it is ----------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Reach:
         """Belong to the running loop, or say why that can't be."""
         if await self._other_loop(verb) is not None:
             raise UsageError(
-                f"{self._worker!r} belongs to an event loop that runs in another thread: {verb} it "
+                f"{self._life!r} belongs to an event loop that runs in another thread: {verb} it "
                 f"there, or by worker.sync.{verb}() from a thread without a loop"
             )
 
@@ -198,7 +201,7 @@ class Reach:
                 return loop
             await asyncio.sleep(LOOK_SECONDS)  # one that comes to its end is closed soon
         raise UsageError(
-            f"{self._worker!r} belongs to an event loop that doesn't run just now: run that one "
+            f"{self._life!r} belongs to an event loop that doesn't run just now: run that one "
             f"again and {verb} it there, or close that loop"
         )
 
@@ -238,7 +241,7 @@ class Reach:
 
     def _leave(self) -> Left | None:
         """Forget the loop that we had, which may be closed; None if nothing was open on it."""
-        connection, self.connection = self.connection, Connection(self._driver, self._opened)
+        connection, self.connection = self.connection, Connection(self._driver)
         self.ready_on = None
         self._users = 0
         subscription = self._worker.forget_loop()

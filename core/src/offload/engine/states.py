@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from offload.config import Config
+from offload.errors import WorkerStoppedError
 from offload.worker import State
 
 
@@ -84,15 +86,18 @@ SEEN: dict[Phase, State] = {
 class Life:
     """Where one worker stands. The only place where the table is looked up."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._enter(Phase.NEW)
+
+    def __repr__(self) -> str:
+        return f"<offload worker {self._config} {self.state.value}>"
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.state = SEEN[phase]
         """What the application sees."""
-        self.performs = self.state not in (State.STOPPING, State.STOPPED)
-        """Whether it takes what is performed (LIFE-5)."""
+        self._performs = self.state not in (State.STOPPING, State.STOPPED)
 
     def may(self, event: Event) -> bool:
         """Whether this can happen now."""
@@ -101,3 +106,10 @@ class Life:
     def happens(self, event: Event) -> None:
         """Enter the phase that comes of this."""
         self._enter(TRANSITIONS[self.phase][event])
+
+    def refuse_if_stopped(self) -> None:
+        """Say that nothing is performed any more, if that is so (LIFE-5)."""
+        if not self._performs:
+            raise WorkerStoppedError(
+                f"{self!r} performs no more: stop() was called, or its event loop has ended"
+            )
