@@ -62,7 +62,7 @@ async def take_over(lab: Lab, state: GoldenState, is_beside: bool, number: int) 
     for each in workers:
         await lab.caught_up(each)
     await check_scheduled(lab, state, worker)
-    lab.check("taken_over", number=number, requeued=requeued)
+    lab.check("taken_over", laid=number, requeued=requeued)
 
 
 async def lay(
