@@ -31,6 +31,22 @@ def twice() -> Story:
     )
 
 
+LAID = {
+    "number": 0,
+    "workers": ["w"],
+    "laid_ms": 0,
+    "within_ms": 60_000,
+    "slack_ms": 50,
+    "dead": [],
+    "jobs": [{"id": "a", "tag": "a", "queue": "q", "attempt": 2, "due_in_ms": 0, "args": {}}],
+}
+
+
+def ran(story: Story, attempt: int) -> Story:
+    story.started("a", attempt)[-1].what.update(queue="q", args=None)
+    return story
+
+
 def dead(story: Story, attempts: int) -> Story:
     return story.tell("dead_letter", id="a", tag="a", attempts=attempts)
 
@@ -72,6 +88,13 @@ CASES: list[Case] = [
     ("each_ran", {}, S().accepted("a").started("a").started("a", 2), S().accepted("a"), "never"),
     ("each_ran", {}, None, S().started("a"), "never accepted"),
     ("each_accepted_ran", {}, S().started("a"), S().accepted("a"), "accepted and never ran"),
+    (
+        "taken_over",
+        {"laid": 0, "requeued": []},
+        ran(S().tell("laid", **LAID), 2),
+        ran(S().tell("laid", **LAID), 1),
+        "a: expected the runs [2], got [1]",
+    ),
     ("never_ran", {"tag": "a"}, S().started("b"), S().started("a"), "must not have"),
     (
         "attempts",

@@ -120,3 +120,20 @@ def test_how_many_reports_tell_of_many_runs_is_a_matter_of_speed():
     found = evidence(certificate(tallied(100)), certificate(tallied(80)))
     assert missing(found, tallied(1)) == []
     assert missing(found, tallied(0)) == ["0 events 'tallied' are fewer than the test makes"]
+
+
+def test_who_has_more_states_of_releases_than_others_asks_no_more_of_these():
+    def taken_over(states: int) -> Story:
+        story = Story()
+        for number in range(states):
+            story.tell("laid", number=number).accepted("a", f"{number}").started("a")
+            story.checked("taken_over", laid=number, requeued=[])
+            story.checked("equal", **READ)
+        return story
+
+    found = evidence(certificate(taken_over(1)), certificate(taken_over(4)))
+    assert missing(found, taken_over(1)) == missing(found, taken_over(3)) == []
+    found = evidence(certificate(taken_over(4)), certificate(taken_over(4)))
+    assert missing(found, taken_over(1)) == []
+    less = Story(each for each in taken_over(2) if each.name != "accepted")
+    assert "0 events 'accepted' are fewer than the test makes" in missing(found, less)

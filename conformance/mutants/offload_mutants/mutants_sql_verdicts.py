@@ -109,7 +109,7 @@ class CountsInOneByte(SqlDriver):
         return super().claim(owner, queue, limit)
 
 
-@mutant("DUR-2", "DUR-1", "DUR-6", "DUR-8", base="sql")
+@mutant("DUR-2", "DUR-1", "DUR-6", "DUR-8", "DUR-10", base="sql")
 class LooksForTheDeadWhenItStarts(SqlDriver):
     """Frees the leases that have run out when a worker starts, and not after that."""
 

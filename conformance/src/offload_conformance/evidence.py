@@ -44,8 +44,8 @@ _BOUNDS = (
 """Parameters of checks that may be made of a limit, and its unit, unless it is a number."""
 _MULTIPLE = 4
 """A bound is a limit, or this many times one."""
-_FOUND = {"actual", "part"}
-"""Parameters of checks that are found, and differ from host to host."""
+_FOUND = {"actual", "part", "laid", "requeued"}
+"""Parameters of checks that are found, and differ from host to host, or from author to author."""
 
 Limits: TypeAlias = Mapping[str, str]
 """As a certificate has them."""

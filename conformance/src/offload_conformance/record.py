@@ -34,8 +34,6 @@ from offload_conformance.golden_states import (
 )
 from offload_conformance.lab import Lab
 
-pytestmark = pytest.mark.asyncio
-
 AGAIN = 0.05
 """Seconds until a run that failed comes again while the state is made."""
 SOON = 5.0
@@ -46,6 +44,7 @@ SEEN_DEAD = 0.5
 """Seconds in which a server sees that a worker's process is gone, where nothing else tells."""
 
 
+@pytest.mark.asyncio  # on itself: the mark of a module doesn't come along into another
 async def test_the_form_of_what_is_left(lab: Lab, pytestconfig: pytest.Config) -> None:
     """What the adapter leaves now has the form that was recorded last, unless it is recorded."""
     folder, release = lab.states.folder, pytestconfig.getoption("record")

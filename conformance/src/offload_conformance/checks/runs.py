@@ -65,14 +65,14 @@ def never_ran(events: list[Event], tag: str) -> Iterator[str]:
 
 
 @check
-def taken_over(events: list[Event], number: int, requeued: list[str]) -> Iterator[str]:
+def taken_over(events: list[Event], laid: int, requeued: list[str]) -> Iterator[str]:
     """What was laid under this number ran, each job once, as its next attempt, equal, in time.
 
     What isn't due yet didn't; of the dead letters only those that were requeued, as attempt 1.
     """
-    what = next((e.what for e in named(events, "laid") if e.what["number"] == number), None)
+    what = next((e.what for e in named(events, "laid") if e.what["number"] == laid), None)
     if what is None or not what["jobs"]:
-        yield f"nothing was laid under number {number}"
+        yield f"nothing was laid under number {laid}"
         return
     runs: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs_of(events):

@@ -43,11 +43,10 @@ async def take_over(lab: Lab, state: GoldenState, is_beside: bool, number: int) 
         workers.append(lab.worker(namespace=namespace, queues="other"))
         await workers[-1].start()
     await lay(lab, state, namespace, number, workers)
-    new = f"new {number}"
     await worker.start()
-    await lab.perform(worker, new)
-    await lab.perform(worker, f"{new}, later", delay=0.2)
-    await lab.perform(worker, f"{new}, dead", do={"*": [["reject", "no"]]})
+    await lab.perform(worker, "new")
+    await lab.perform(worker, "new, later", delay=0.2)
+    await lab.perform(worker, "new, dead", do={"*": [["reject", "no"]]})
     due = [job for job in state.manifest.jobs if job.due_in_ms <= WAITED_MS]
     await lab.stage.until(
         f"the {len(due)} jobs that {state.release} has left to run",
@@ -55,14 +54,15 @@ async def take_over(lab: Lab, state: GoldenState, is_beside: bool, number: int) 
         lab.recovery + max(job.due_in_ms for job in due) / 1000 + DEADLINE,
     )
     requeued = await take_over_dead(lab, state, workers)
-    for tag in (new, f"{new}, later", f"{new}, dead"):
-        await lab.until_ended(1, tag)
+    for tag in ("new", "new, later", "new, dead"):
+        await lab.until_ended(number + 1, tag)
+        lab.check("each_once", tag=tag)
     await lab.fence(worker)
     await lab.fence(worker, "other")
     for each in workers:
         await lab.caught_up(each)
     await check_scheduled(lab, state, worker)
-    lab.check("taken_over", number=number, requeued=requeued)
+    lab.check("taken_over", laid=number, requeued=requeued)
 
 
 async def lay(
