@@ -90,6 +90,36 @@ async def test_DUR_8_nor_what_it_has_taken_again_itself(lab: Lab) -> None:
         await worker.stop()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["reset", "half_open"])
+async def test_DUR_7_nor_after_its_connection_has_failed(lab: Lab, fault: str) -> None:
+    """What extends its leases comes back, too."""
+    lab.need("distributed")
+    server = lab.need_server()
+    options, lease = lab.lease
+    own = lab.worker(queues="own")
+    await own.start()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        worker = lab.worker(through=proxy, **options)
+        await worker.start()
+        await lab.perform(own, "before", do={"*": [["gate", "before"]]})
+        await lab.until_started(1, "before")
+        await past(lab, own, lease)  # it has been extended by then
+        getattr(proxy, fault)()
+        await past(lab, own, lab.reconnect)
+        lab.stage.open("before")
+        await lab.perform(own, "later", do={"*": [["gate", "later"]]})
+        back = lambda: lab.runs("later") > 0  # noqa: E731
+        await lab.stage.until("it to be back", back, lab.reconnect + DEADLINE)
+        rival = lab.worker(**options)
+        await rival.start()
+        await past(lab, own, lease + min(lab.recovery, 2.5 * lease))
+        lab.stage.open("later")
+        await lab.until_ended(1, "later")
+        await worker.stop()  # while there is a way to its backend
+        lab.check("attempts", tag="later", expected=[1])
+
+
 async def past(lab: Lab, worker: Worker, seconds: float) -> None:
     """Return when so much time has gone by for the backend, too."""
     count = lab.ends("past") + 1
