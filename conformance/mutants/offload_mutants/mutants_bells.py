@@ -106,6 +106,22 @@ class RingsForTheFirstQueue(RingsFewer):
 
 
 @mutant("DIST-6", base="sqlite")
+class RingsForWhatIsDueAlready(SqliteDriver):
+    """Wakes nobody for a job that can't run yet: who waits doesn't know when to look."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        if not all(each.delay_ms or each.at_ms for each in entries):
+            await super().enqueue(entries)
+            return
+        sessions = self._store.sessions
+        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
+        try:
+            await super().enqueue(entries)
+        finally:
+            del sessions.bells
+
+
+@mutant("DIST-6", base="sqlite")
 class RingsForSingleJobs(SqliteDriver):
     """Wakes others in the way in for one job, and not in that for many."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections.abc import Collection, Sequence
 
@@ -363,57 +362,3 @@ class PerformsOneAfterTheOther(Wrapper):
     async def perform(self, job: Job) -> str:
         async with self._performing:
             return await super().perform(job)
-
-
-class _ByJob(NetSubscription):
-    def __init__(self, driver: NetDriver, queues: Sequence[str]) -> None:
-        super().__init__(driver, queues)
-        self._receipts: dict[str, int] = {}
-
-    async def fetch(self, limit: int) -> Fetched:
-        fetched = await super().fetch(limit)
-        self._receipts.update((each.id, each.receipt) for each in fetched.deliveries)
-        return fetched
-
-    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
-        lost = await super().settle([self._of_job(each) for each in settlements])
-        ids = {each.id for each in lost}
-        return [each.delivery for each in settlements if each.delivery.id in ids]
-
-    def _of_job(self, settlement: Settlement) -> Settlement:
-        receipt = self._receipts[settlement.delivery.id]
-        delivery = msgspec.structs.replace(settlement.delivery, receipt=receipt)
-        return msgspec.structs.replace(settlement, delivery=delivery)
-
-
-@mutant("DUR-8", base="net", quick=False)
-class KeepsReceiptsByJob(NetDriver):
-    """Has a table of what it has taken, by the ids of the jobs: its own two runs are one there."""
-
-    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
-        return _ByJob(self, queues)
-
-
-class _ExtendsAllOfItsOwn(NetSubscription):
-    def __init__(self, driver: NetDriver, queues: Sequence[str]) -> None:
-        super().__init__(driver, queues)
-        self._worker = secrets.token_hex(4)
-
-    async def fetch(self, limit: int) -> Fetched:
-        request = wire.Fetch(self._driver.namespace, self._queues, limit, self._worker)
-        fetched: Fetched = await self._driver.call(request)
-        return fetched
-
-    def extend(self, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        receipts = [each.receipt for each in deliveries]
-        request = wire.Extend(self._driver.namespace, receipts, self._worker)
-        lost = set(wire.ask(self._driver.address, request, self._driver.timeout))
-        return [each for each in deliveries if each.receipt in lost]
-
-
-@mutant("DUR-5", base="net", quick=False)
-class ExtendsAllOfItsOwn(NetDriver):
-    """`UPDATE … WHERE worker = me`: also what it was given in an answer that never came."""
-
-    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
-        return _ExtendsAllOfItsOwn(self, queues)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from offload import Delivery, Entry, Fetched
+from offload import Delivery, Entry, Fetched, QueueCounts
 from offload.config import Config
 from offload_mutants.registry import mutant
 from offload_mutants.sql_driver import SqlDriver, SqlSubscription
@@ -300,3 +300,17 @@ class ExtendsTenAtATime(SqlDriver):
 
     def extend(self, receipts: Sequence[Any]) -> list[bool]:
         return super().extend(receipts[:10]) + [True] * len(receipts[10:])
+
+
+@mutant("DIST-5", base="sql")
+class CountsAllThereIs(SqlDriver):
+    """Counts the rows of its tables, which are those of every namespace."""
+
+    def count(self) -> dict[str, QueueCounts]:
+        counts: dict[str, QueueCounts] = {}
+        others = self.db.execute("SELECT DISTINCT namespace FROM jobs").fetchall()
+        own = self.namespace
+        for (self.namespace,) in others:
+            counts.update(super().count())
+        self.namespace = own
+        return counts

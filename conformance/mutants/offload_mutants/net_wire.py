@@ -155,9 +155,14 @@ async def receive(reader: asyncio.StreamReader, kind: Any) -> Any:
 def ask(address: Address, request: AnyRequest, timeout: float) -> Any:
     """Ask over a connection of its own, from any thread."""
     with socket.create_connection(address, timeout) as connection:
-        connection.sendall(framed(request))
-        with connection.makefile("rb") as stream:
-            content = stream.read(int.from_bytes(stream.read(4)))
+        return ask_over(connection, request)
+
+
+def ask_over(connection: socket.socket, request: AnyRequest) -> Any:
+    """Ask over this connection."""
+    connection.sendall(framed(request))
+    with connection.makefile("rb") as stream:
+        content = stream.read(int.from_bytes(stream.read(4)))
     if not content:
         raise ConnectionResetError("the backend went away before it answered")
     return msgspec.msgpack.decode(content, type=ANSWERS[type(request)])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 
 import pytest
 
-from offload import Args, Job, Worker
+from offload import Args, Job, UnsupportedError, Worker
 from offload_conformance import golden
 from offload_conformance.lab import Lab
 from offload_conformance.puppets import spell
@@ -216,6 +217,9 @@ async def test_DIST_5_what_waits_elsewhere_is_left_there(lab: Lab) -> None:
     for each, worker in workers.items():
         await lab.perform(worker, each)
         await lab.perform(worker, f"later {each}", delay=0.02)
+    with contextlib.suppress(UnsupportedError):
+        counts = (await lab.worker(namespace=f"{name}-none").counts()).values()
+        lab.equal("what is counted elsewhere", 0, sum(each.waiting + each.dead for each in counts))
     for each, worker in workers.items():
         await worker.start()
         await lab.until_ended(1, each)

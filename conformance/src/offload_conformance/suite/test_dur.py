@@ -14,6 +14,10 @@ from offload_conformance.checks import CHECKS
 from offload_conformance.lab import Lab
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
+from offload_conformance.suite.test_dur_leases import (
+    hold_leases_after,
+    settle_amid_a_second_run_of_its_own,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -302,6 +306,9 @@ async def test_DUR_7_a_handler_may_take_longer_than_the_lease(lab: Lab) -> None:
         lab.check("lasted", tag="blocks", least_s=lease)
     lab.check("lasted", tag="waits", least_s=lease)
     lab.check("each_once")
+    if lab.claims.distributed and lab.limits.reconnect is not None:
+        for fault in ("reset", "half_open"):
+            await hold_leases_after(lab, fault)
 
 
 async def longer_than_the_lease_beside_another(
@@ -377,3 +384,4 @@ async def test_DUR_8_frozen_past_its_lease_it_settles_nothing(lab: Lab) -> None:
         await lab.until_ended(1, "past the retry")
         for tag in verdicts:
             lab.check("attempts", tag=tag, expected=[1, 2, 3])
+    await settle_amid_a_second_run_of_its_own(lab)

@@ -53,16 +53,17 @@ async def until_taken(looker: Worker) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.slow
-async def test_DUR_8_nor_what_it_has_taken_again_itself(lab: Lab) -> None:
-    """Its connection is cut for longer than its lease, and it is alone to come back."""
+async def settle_amid_a_second_run_of_its_own(lab: Lab) -> None:
+    """Cut a worker off for longer than its lease; it is alone to take its jobs again (DUR-8)."""
+    if lab.limits.reconnect is None:
+        return  # there is no connection to cut
     server = lab.need_server()
     options, lease = lab.lease
     tags = ("a", "b", "c")
     own = lab.worker(queues="own")
     await own.start()
     async with FaultProxy(lab.history, *server.address) as proxy:
-        worker = lab.worker(through=proxy, **options)
+        worker = lab.worker(through=proxy, queues="alone", **options)
         await worker.start()
         do: dict[str, list[list[Any]]] = {
             "1": [["gate", "first"]],
@@ -70,12 +71,12 @@ async def test_DUR_8_nor_what_it_has_taken_again_itself(lab: Lab) -> None:
             "3": [],
         }
         for tag in tags:
-            await lab.perform(own, tag, do=do)
+            await lab.perform(own, tag, do=do, queue="alone")
             await lab.until_started(1, tag)
         proxy.refuse()
         await past(lab, own, 1.5 * lease)
         await proxy.heal()
-        await lab.perform(own, "after")
+        await lab.perform(own, "after", queue="alone")
         back = lambda: lab.ends("after") > 0  # noqa: E731
         await lab.stage.until("it to be back", back, lab.reconnect + DEADLINE)
         await past(lab, own, lease)  # until it knows what it has lost
@@ -88,6 +89,34 @@ async def test_DUR_8_nor_what_it_has_taken_again_itself(lab: Lab) -> None:
         for tag in tags:
             lab.check("attempts", tag=tag, expected=expected[tag])
         await worker.stop()
+
+
+async def hold_leases_after(lab: Lab, fault: str) -> None:
+    """Let the connection fail; what extends the leases must come back, too (DUR-7)."""
+    server = lab.need_server()
+    options, lease = lab.lease
+    own = lab.worker(queues="own")
+    await own.start()
+    async with FaultProxy(lab.history, *server.address) as proxy:
+        worker = lab.worker(through=proxy, **options)
+        await worker.start()
+        await lab.perform(own, f"before {fault}", do={"*": [["gate", f"before {fault}"]]})
+        await lab.until_started(1, f"before {fault}")
+        await past(lab, own, lease)  # it has been extended by then
+        getattr(proxy, fault)()
+        await past(lab, own, lab.reconnect)
+        lab.stage.open(f"before {fault}")
+        await lab.perform(own, f"later {fault}", do={"*": [["gate", f"later {fault}"]]})
+        back = lambda: lab.runs(f"later {fault}") > 0  # noqa: E731
+        await lab.stage.until("it to be back", back, lab.reconnect + DEADLINE)
+        rival = lab.worker(**options)
+        await rival.start()
+        await past(lab, own, lease + min(lab.recovery, 2.5 * lease))
+        lab.stage.open(f"later {fault}")
+        await lab.until_ended(1, f"later {fault}")
+        await rival.stop()
+        await worker.stop()  # while there is a way to its backend
+        lab.check("attempts", tag=f"later {fault}", expected=[1])
 
 
 async def past(lab: Lab, worker: Worker, seconds: float) -> None:

@@ -114,6 +114,17 @@ async def test_DIST_6_woken_by_another_worker(lab: Lab) -> None:
     lab.check("each_once")
 
 
+async def test_DIST_6_nor_is_it_late_when_it_is_due_later(lab: Lab) -> None:
+    worker, performer = lab.worker(), lab.worker(puppets=False)
+    await worker.start()
+    await lab.fence(worker)
+    for number in range(1, 13):
+        await lab.perform(performer, "later", delay=0.15)
+        await lab.until_started(number, "later")
+    limit_ms = 4 * (lab.limits.lateness / timedelta(milliseconds=1))
+    lab.check("late_at_most", limit_ms=limit_ms, share=0.8)
+
+
 async def test_DIST_6_woken_beside_busy_ones(lab: Lab) -> None:
     """The other workers that wait on this queue have no free slot."""
     performer = lab.worker(puppets=False)
