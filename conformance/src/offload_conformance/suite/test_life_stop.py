@@ -116,6 +116,7 @@ async def test_LIFE_7_what_may_not_perform_is_given_back(lab: Lab) -> None:
     lab.check("ended_as", tag="parent", expected=["WorkerStoppedError"])
     lab.equal("what is given back", [job_id], [*report.returned, *report.lost])
     await worker.start()
+    await lab.until_ended(2, "parent")
     await lab.until_ended(1, "child")
     await lab.fence(worker)
     lab.check("attempts", tag="parent", expected=[1, 1])
