@@ -12,6 +12,7 @@ import pytest
 import offload
 from offload import UnknownHandlerError, UnsupportedError, Worker
 from offload_conformance.lab import Lab
+from offload_conformance.suite.test_life import until_it_drains
 
 pytestmark = pytest.mark.asyncio
 
@@ -199,6 +200,7 @@ async def test_FAIL_4_a_cancellation_of_its_own_during_a_drain(lab: Lab) -> None
     await lab.perform(worker, "cancels", do=do)
     await lab.until_started(1)
     stopping = await lab.begin_stop(worker)
+    await until_it_drains(worker)
     lab.stage.open("g")
     report = await stopping
     lab.equal("what the report has as finished", 1, report.finished)

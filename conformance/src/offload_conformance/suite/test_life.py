@@ -39,6 +39,13 @@ async def held(lab: Lab, worker: Worker, tag: str = "held", count: int = 1, **jo
     await lab.until_started(count, tag)
 
 
+async def until_it_drains(worker: Worker) -> None:
+    """Wait for a worker whose stop was called; it may take a moment to notice."""
+    for _ in range(100):
+        if worker.state is State.RUNNING:
+            await asyncio.sleep(0.005)
+
+
 async def test_LIFE_1_the_state_can_be_read(lab: Lab) -> None:
     worker = lab.worker()
     state_is(lab, "before start", worker, State.NEW)
@@ -46,9 +53,7 @@ async def test_LIFE_1_the_state_can_be_read(lab: Lab) -> None:
     await held(lab, worker)
     state_is(lab, "while a job runs", worker, State.RUNNING)
     stopping = await lab.begin_stop(worker)
-    for _ in range(100):  # it may take a moment to notice
-        if worker.state is State.RUNNING:
-            await asyncio.sleep(0.005)
+    await until_it_drains(worker)
     state_is(lab, "while it drains", worker, State.STOPPING)
     lab.stage.open("g")
     await stopping

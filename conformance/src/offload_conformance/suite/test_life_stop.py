@@ -12,7 +12,14 @@ import offload
 from offload import State, StopReport, Worker
 from offload_conformance.lab import Lab, logged
 from offload_conformance.leaks import Belongings
-from offload_conformance.suite.test_life import GATE, MARGIN, held, state_is, stopped
+from offload_conformance.suite.test_life import (
+    GATE,
+    MARGIN,
+    held,
+    state_is,
+    stopped,
+    until_it_drains,
+)
 
 pytestmark = pytest.mark.asyncio
 
@@ -103,11 +110,13 @@ async def test_LIFE_7_what_may_not_perform_is_given_back(lab: Lab) -> None:
     job_id = await lab.perform(worker, "parent", do=do)
     await lab.until_started(1)
     stopping = await lab.begin_stop(worker)
+    await until_it_drains(worker)
     lab.stage.open("g")
     report = await stopping
     lab.check("ended_as", tag="parent", expected=["WorkerStoppedError"])
     lab.equal("what is given back", [job_id], [*report.returned, *report.lost])
     await worker.start()
+    await lab.until_ended(2, "parent")
     await lab.until_ended(1, "child")
     await lab.fence(worker)
     lab.check("attempts", tag="parent", expected=[1, 1])

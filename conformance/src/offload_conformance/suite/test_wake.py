@@ -29,8 +29,11 @@ REST = 0.4
 REST_MORE = 0.1
 """Seconds by which each rest is longer: another phase of its looks."""
 RESTS = 5
-LONG_REST = 6.0
-"""Seconds after which one looks seldom who does so after a few seconds without a job."""
+LONG_REST = 6.35
+"""Seconds after which one looks seldom who does so after a few seconds without a job.
+
+No whole number of them, since that may be when it looks.
+"""
 OUTAGE = 1.0
 """Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
@@ -82,6 +85,7 @@ async def perform_after_a_long_rest(lab: Lab, *, by_others: bool) -> None:
     for number, (queue, worker) in enumerate(workers.items(), 1):
         await lab.perform(performer or worker, "rested", queue=queue)
         await lab.until_ended(number, "rested")
+        await asyncio.sleep(REST_MORE)
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag="rested", limit_ms=limit_ms)
     lab.check("each_once")
