@@ -56,6 +56,11 @@ class Needs:
         self._published = published
 
     @property
+    def is_shared(self) -> bool:
+        """Whether the jobs are in a backend that outlives a worker."""
+        return self.claims.durable or self.claims.distributed
+
+    @property
     def has_own_clock(self) -> bool:
         """Whether the backend may be on another host than a worker."""
         return self.claims.distributed and self.limits.reconnect is not None
@@ -96,7 +101,7 @@ class Needs:
         is nothing to prove. Wherever they outlive the process, or others write too, there is:
         who lacks the fixture isn't certified.
         """
-        if not (self.claims.durable or self.claims.distributed):
+        if not self.is_shared:
             self.skip(_NO_STRANGERS)
         if self._published.inject is None:
             self.leave_unverified("no way to inject bytes was given: the fixture offload_inject")

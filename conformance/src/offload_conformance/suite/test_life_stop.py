@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from offload import State, StopReport, Worker
-from offload_conformance.lab import Lab, logged
+from offload_conformance.lab import Lab
 from offload_conformance.leaks import Belongings
+from offload_conformance.logs import logged
 from offload_conformance.suite.test_life import GATE, MARGIN, held, state_is, stopped
 
 pytestmark = pytest.mark.asyncio
