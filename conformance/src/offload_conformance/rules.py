@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PREFETCH = 100
+"""Jobs for each slot that a busy worker may have taken ahead, and keeps (CONC-4, DIST-3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -173,8 +176,8 @@ CHAPTERS = (
             "Never more than `concurrency` handlers run at once.",
             "That many do run at once.",
             "A stuck handler costs one slot.",
-            "A busy worker hoards nothing: jobs beyond its slots and a bounded prefetch can be "
-            "taken by another.",
+            "A busy worker hoards nothing: jobs beyond its slots and a bounded prefetch, of at "
+            f"most {PREFETCH} for each slot, can be taken by another.",
         ),
     ),
     Chapter(
@@ -222,7 +225,7 @@ CHAPTERS = (
         (
             "Four processes, 10,000 jobs: each runs once.",
             "A process that only performs needs no handlers and no `start`.",
-            "An idle process takes from a busy one's backlog.",
+            "An idle process takes from a busy one's backlog, but for the prefetch of CONC-4.",
             "The bytes of every released wire version are still read.",
             "Namespaces don't see each other.",
             "An idle worker starts a job within `lateness` of its perform by another one, in this "
@@ -273,5 +276,7 @@ CHANGES = (
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
     "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
     "leaves the last milliseconds to its workers.",
+    f"CONC-4, DIST-3: the bound of the prefetch has its number, {PREFETCH}, by which the kit has "
+    "judged from the first.",
     "FAIL-1: says whose max_attempts and backoff count, where two workers differ.",
 )

@@ -10,13 +10,12 @@ import pytest
 from offload import Args, Job, Worker
 from offload_conformance import golden
 from offload_conformance.lab import Lab
+from offload_conformance.rules import PREFETCH
 
 pytestmark = pytest.mark.asyncio
 
 BACKLOG = 400
 SINGLE = 30
-PREFETCH = 100
-"""What a worker with one slot may have taken ahead of it, and keeps."""
 
 
 async def perform_tally(lab: Lab, worker: Worker, count: int) -> None:
@@ -128,7 +127,7 @@ async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -
 
 
 async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> None:
-    """All of it, but for a bounded prefetch of the busy one: 100 jobs for its one slot."""
+    """All of it, but for what the busy one may have taken ahead for its one slot."""
     busy, idle = lab.worker(concurrency=1), lab.worker(concurrency=1)
     await busy.start()
     await lab.perform(busy, "long", do={"*": [["gate", "long"]]})
