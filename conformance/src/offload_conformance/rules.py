@@ -241,6 +241,8 @@ CHAPTERS = (
             "mixed, and more than any fetch brings at once.",
             "So do those that were performed before the start, or by a worker that has stopped "
             "since.",
+            "What a worker gives back, since it stops or has no slot for it, starts before what "
+            "waited behind it.",
         ),
     ),
     Chapter(
@@ -272,6 +274,8 @@ CHANGES = (
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
     "FIFO, PERF-9, DUR-9 and DIST-6 are new: the claim `fifo` had no rule, and a lost wake-up was "
     "hidden by the next look.",
+    "FIFO-3 is new: that a job goes back to the head of its queue was said to authors of drivers "
+    "alone. Where the backend has no way back to the head, an adapter may state it as a deviation.",
     "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
     "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
