@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import sys
 import time
 from collections import defaultdict
@@ -27,7 +28,8 @@ from offload_simple.subscription import SimpleSubscription
 class Store:
     """The jobs of one namespace, and the leases on those that were fetched."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: float) -> None:
+        self._lease_seconds = lease
         self._driver = SimpleDriver(read_config(parse_address("simple://"), ()))
         self._memory = self._driver._memory
         self._subscriptions: dict[tuple[str, ...], SimpleSubscription] = {}
@@ -73,7 +75,7 @@ class Store:
 
     def _lease(self, delivery: Delivery) -> Delivery:
         number = next(self._numbers)
-        self._leases[number] = (delivery.receipt, time.monotonic() + wire.LEASE)
+        self._leases[number] = (delivery.receipt, time.monotonic() + self._lease_seconds)
         return msgspec.structs.replace(delivery, receipt=number)
 
     async def _settle(self, settlement: Settlement) -> list[int]:
@@ -87,7 +89,7 @@ class Store:
         return []
 
     def _extend(self, receipts: Sequence[int]) -> list[int]:
-        ends = time.monotonic() + wire.LEASE
+        ends = time.monotonic() + self._lease_seconds
         for number in self._leases.keys() & set(receipts):
             self._leases[number] = (self._leases[number][0], ends)
         return [number for number in receipts if number not in self._leases]
@@ -96,10 +98,10 @@ class Store:
 class Backend:
     """The server."""
 
-    def __init__(self, port: int, *, forgets: bool) -> None:
+    def __init__(self, port: int, *, forgets: bool, lease: float) -> None:
         self._port = port
         self._forgets = forgets
-        self._stores: defaultdict[str, Store] = defaultdict(Store)
+        self._stores: defaultdict[str, Store] = defaultdict(lambda: Store(lease))
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -140,7 +142,8 @@ class Backend:
 
 async def main(port: str, *flags: str) -> None:
     """Do as the lines say, until there are no more."""
-    backend = Backend(int(port), forgets=wire.FORGETS in flags)
+    lease = math.inf if wire.POPS in flags else wire.LEASE
+    backend = Backend(int(port), forgets=wire.FORGETS in flags, lease=lease)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         await (backend.kill if line.strip() == "kill" else backend.start)()

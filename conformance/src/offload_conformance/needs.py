@@ -33,10 +33,9 @@ def is_excused(excuse: str, claims: Mapping[str, bool], limits: Mapping[str, str
 
 def misfits(claims: Mapping[str, bool], *, states_recovery: bool) -> Iterator[str]:
     """What of an adapter's statements doesn't fit together, in sentences."""
-    outlives = [claim for claim in ("durable", "distributed") if claims.get(claim)]
-    if outlives and not states_recovery:
-        yield f"an adapter that is {outlives[0]} must state its recovery"
-    elif states_recovery and not outlives:
+    if claims.get("durable") and not states_recovery:
+        yield "an adapter that is durable must state its recovery"
+    elif states_recovery and not (claims.get("durable") or claims.get("distributed")):
         yield "an adapter that is neither durable nor distributed has no recovery to state"
 
 

@@ -74,8 +74,8 @@ CHAPTERS = (
             "is enqueued.",
             "`stop` takes no new job, and returns when every running handler has ended.",
             "After the grace, async handlers are cancelled and `def` ones are left. Unfinished "
-            "jobs go back to a durable backend, or are reported as lost; their attempt doesn't "
-            "count. `stop` returns within the grace and 1 s, whatever handlers do.",
+            "jobs go back to a backend that outlives the worker, or are reported as lost; their "
+            "attempt doesn't count. `stop` returns within the grace and 1 s, whatever handlers do.",
             "`stop` again, at the same time, or before `start`: all return after the one drain.",
             "`start` after `stop` works: handlers stay, and what waits or is scheduled goes on.",
             "After `stop` no task, thread, socket or file of the worker is left.",
@@ -230,6 +230,9 @@ CHAPTERS = (
             "Namespaces don't see each other.",
             "An idle worker starts a job within `lateness` of its perform by another one, in this "
             "process or in another.",
+            "When a worker is killed, others go on; what it was running runs again within "
+            "`recovery`, as the next attempt, if that is stated.",
+            "When the backend comes back, workers do so by themselves within `reconnect`.",
         ),
     ),
     Chapter(
@@ -266,6 +269,9 @@ CHANGES = (
     "CONF-3: an unknown option is named without its value, which may be a secret.",
     "LIFE-1: `stopping` is a state of its own, between `running` and `stopped`.",
     "LIFE-3: `start` while draining is refused too; what would it do to the drain?",
+    "LIFE-7, LIFE-13: what went back to a backend that is distributed and not durable had to be "
+    "told as lost, though others run it. A backend that outlives the worker is one that is durable "
+    "or distributed.",
     "LIFE-7: says that a stop costs no attempt. A handler that fails because it may not perform "
     "during a drain is given back likewise.",
     "LIFE-13: the lost ones are logged; what was returned is safe. `lost` are the jobs that only "
@@ -274,6 +280,9 @@ CHANGES = (
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
     "FIFO, PERF-9, DUR-9 and DIST-6 are new: the claim `fifo` had no rule, and a lost wake-up was "
     "hidden by the next look.",
+    "DIST-7 and DIST-8 are new: of an adapter that is distributed and not durable, neither "
+    "`recovery` nor `reconnect` was measured. One that runs each job at most once states no "
+    "`recovery`, and needn't any more.",
     "FIFO-3 is new: that a job goes back to the head of its queue was said to authors of drivers "
     "alone. Where the backend has no way back to the head, an adapter may state it as a deviation.",
     "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",

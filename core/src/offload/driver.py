@@ -216,7 +216,7 @@ class Driver(Protocol):
         """Disconnect; the driver may be opened again.
 
         Returns the ids of the jobs that nothing but this object remembers:
-        none, if the backend is durable.
+        none, if the backend outlives it.
         """
         ...
 

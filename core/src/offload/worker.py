@@ -47,8 +47,8 @@ class StopReport:
 
     Attributes:
         finished: how many jobs ended, in success or failure, between `stop` and its return.
-        returned: ids of jobs that were cut short, and handed back to a durable backend: they run
-            again.
+        returned: ids of jobs that were cut short and run again, since they were handed back to a
+            backend that outlives this process.
         lost: ids of jobs that only this process remembers: they run if this worker starts again.
     """
 

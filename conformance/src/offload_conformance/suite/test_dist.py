@@ -11,6 +11,8 @@ from offload import Args, Job, Worker
 from offload_conformance import golden
 from offload_conformance.lab import Lab
 from offload_conformance.rules import PREFETCH
+from offload_conformance.suite.test_dur import PATIENCE, performs, until_run
+from offload_conformance.suite.test_wake import OUTAGE
 
 pytestmark = pytest.mark.asyncio
 
@@ -230,3 +232,42 @@ async def test_DIST_5_nor_by_the_id_of_a_dead_letter(lab: Lab) -> None:
     lab.equal("what is there", [job_id], [each.id for each in await lab.until_dead(worker, 1)])
     await lab.fence(worker)
     lab.check("each_once")
+
+
+async def test_DIST_7_others_go_on_when_a_worker_is_killed(lab: Lab) -> None:
+    worker = lab.worker(queues="default,own")
+    await lab.perform(worker, "cut", do={"1": [["gate", "hold"]]})
+    async with lab.process() as victim:
+        await lab.until_started(1, "cut")
+        await worker.start()
+        await lab.fence(worker, "own")
+        await victim.kill()
+    await lab.perform_many(worker, "others", 20)
+    await lab.perform_all(worker, "others", 5)
+    await lab.until_ended(25, "others")
+    lab.check("each_once", tag="others")
+    if lab.limits.recovery is not None:
+        await until_run(lab, "cut", 2, lab.recovery)
+        lab.check("attempts", tag="cut", expected=[1, 2])
+        lab.check("recovered_within", tag="cut", limit_s=lab.recovery)
+
+
+@pytest.mark.slow
+async def test_DIST_8_workers_come_back_to_their_backend(lab: Lab) -> None:
+    server = lab.need_server()
+    worker, performer = lab.worker(), lab.worker(puppets=False)
+    await worker.start()
+    await lab.perform(performer, "running", do={"1": [["gate", "hold"]]})
+    await lab.until_started(1, "running")
+    lab.history.add("fault", kind="server kill")
+    await server.kill()
+    lab.history.add("fault_hit", kind="server kill", running=["running"])
+    lab.stage.open("hold")
+    await asyncio.sleep(OUTAGE)
+    await server.start()
+    back = asyncio.get_running_loop().time()
+    again = lambda: performs(lab, performer, "after")  # noqa: E731
+    await lab.until("the performer to perform again", again, lab.reconnect + PATIENCE)
+    await until_run(lab, "after", 1, lab.reconnect)
+    waited = asyncio.get_running_loop().time() - back
+    lab.check("at_most", what="seconds until they work again", limit=lab.reconnect, actual=waited)

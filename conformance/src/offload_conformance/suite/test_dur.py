@@ -14,6 +14,7 @@ from offload_conformance.checks import CHECKS
 from offload_conformance.lab import Lab
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
+from offload_conformance.suite.test_wake import OUTAGE
 
 pytestmark = pytest.mark.asyncio
 
@@ -175,6 +176,7 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     await server.kill()
     lab.history.add("fault_hit", kind="server kill", running=["running"])
     lab.stage.open("hold")
+    await asyncio.sleep(OUTAGE)
     await server.start()
     reconnect = lab.reconnect
     back = asyncio.get_running_loop().time()

@@ -34,7 +34,8 @@ async def test_PERF_8_it_never_hangs(lab: Lab) -> None:
     await server.start()
     await worker.start()
     await lab.fence(worker)
-    lab.check("each_ran", tag="before")
+    if lab.claims.durable:
+        lab.check("each_ran", tag="before")
     lab.check("stored_as_told")
 
 

@@ -222,7 +222,7 @@ class DriverWorker(Worker):
                 self._draining = None
                 self._state = State.STOPPED
                 vigil.release(self)
-        if self.claims.durable:
+        if self._outlives_us:
             report = StopReport(finished, tuple(returned))
         else:
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
@@ -272,6 +272,11 @@ class DriverWorker(Worker):
             if isinstance(self._driver, ClaimNotes):
                 notes = {**self.claims.notes, **self._driver.claim_notes()}
                 self.claims = replace(self.claims, notes=notes)
+
+    @property
+    def _outlives_us(self) -> bool:
+        """Whether the jobs are where this process isn't needed for them to run."""
+        return self.claims.durable or self.claims.distributed
 
     # -- which event loop, and which process -----------------------------------
 
@@ -386,7 +391,7 @@ class DriverWorker(Worker):
             self.loop = None
             self._is_open, dispatcher = self._forget_loop()
             lost = asyncio.run(self._disconnect_within(dispatcher, CLOSE_SECONDS))
-            if not self.claims.durable:
+            if not self._outlives_us:
                 _name_lost(lost)
         except Exception as error:
             _tell_of_close(error)
@@ -403,7 +408,7 @@ class DriverWorker(Worker):
 
     def name_what_is_lost(self) -> None:
         """At the end of the process: a backend in its memory ends with it."""
-        if self.claims.durable or not self._is_open:
+        if self._outlives_us or not self._is_open:
             return
         try:
             lost = asyncio.run(_close(self._driver))
