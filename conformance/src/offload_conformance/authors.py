@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
-__all__ = ["AddressInUseError", "Inject", "Server", "require_free"]
+__all__ = ["AddressInUseError", "Fresh", "Inject", "Server", "require_free"]
 
 CONNECT_SECONDS = 1.0
 
@@ -42,6 +42,17 @@ class Inject(Protocol):
         A worker of that namespace has connected before, so what an adapter makes when it
         connects is there.
         """
+        ...
+
+
+class Fresh(Protocol):
+    """Finds places that nobody has ever used: another file, database or virtual host for each call.
+
+    Namespaces of one place are apart, but for what a backend makes once for all of them.
+    """
+
+    def __call__(self) -> str:
+        """The config string of such a place, with the scheme that is tested."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.authors import Inject, Server
+from offload_conformance.authors import Fresh, Inject, Server
 from offload_conformance.golden import GOLDEN
 from offload_conformance.stage import DEADLINE
 
@@ -66,6 +66,7 @@ class Published:
 
     server: Server | None = None
     inject: Inject | None = None
+    fresh: Fresh | None = None
     golden: Mapping[str, bytes] = field(default_factory=lambda: dict(GOLDEN))
 
 
@@ -104,11 +105,16 @@ class Origins:
         Raises:
             FixtureError: one isn't what the kit can use.
         """
-        names = ("offload_server", "offload_inject", "offload_golden")
-        server, inject, golden = map(request.getfixturevalue, names)
+        names = ("offload_server", "offload_inject", "offload_fresh", "offload_golden")
+        server, inject, fresh, golden = map(request.getfixturevalue, names)
         for name, wrong in zip(
             names,
-            (_wrong_server(server), _wrong_inject(inject), _wrong_golden(golden)),
+            (
+                _wrong_server(server),
+                _wrong_function(inject),
+                _wrong_function(fresh),
+                _wrong_golden(golden),
+            ),
             strict=True,
         ):
             if wrong:
@@ -116,6 +122,7 @@ class Origins:
         return Published(
             None if server is None else CheckedServer(server, self.of(names[0])),
             None if inject is None else CheckedInject(inject, self.of(names[1])),
+            None if fresh is None else CheckedFresh(fresh, self.of(names[2])),
             golden,
         )
 
@@ -138,8 +145,8 @@ def _wrong_address(server: object) -> str:
             return f"a {kind} whose address is {address!r}, not a host and a port"
 
 
-def _wrong_inject(inject: object) -> str:
-    return "" if inject is None or callable(inject) else f"{inject!r}, which can't be called"
+def _wrong_function(function: object) -> str:
+    return "" if function is None or callable(function) else f"{function!r}, which can't be called"
 
 
 def _wrong_golden(golden: object) -> str:
@@ -180,6 +187,21 @@ class CheckedInject:
     async def __call__(self, *, namespace: str, queue: str, body: bytes) -> None:
         """Inject."""
         await _call(self._label, self._inject, namespace=namespace, queue=queue, body=body)
+
+
+class CheckedFresh:
+    """The author's fresh places, likewise."""
+
+    def __init__(self, fresh: Fresh, label: str) -> None:
+        self._fresh = fresh
+        self._label = label
+
+    def __call__(self) -> str:
+        """The config string of one."""
+        with _blamed(self._label):
+            url = self._fresh()
+            parse_address(url)
+            return url
 
 
 async def _call(label: str, method: Any, **arguments: Any) -> None:

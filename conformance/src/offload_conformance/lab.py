@@ -47,6 +47,16 @@ class Lab(Needs):
         self._calls = itertools.count(1)
         self._workers: list[tuple[Worker, Troupe]] = []
 
+    def move_to_fresh_place(self) -> None:
+        """Work where nobody has ever connected, if the author has such a place: its first use.
+
+        Else the namespace is new, as in every test.
+        """
+        fresh = self._published.fresh
+        if fresh is not None:
+            self.url = fresh()
+        self.history.add("fresh", is_place=fresh is not None)
+
     # -- workers ---------------------------------------------------------------
 
     def make_url(self, through: FaultProxy | None = None, /, **options: object) -> str:

@@ -6,6 +6,7 @@ A pytest plugin, which `offload certify sqlite:///…` loads. Nothing else impor
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import sqlite3
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.authors import Inject
+from offload_conformance.authors import Fresh, Inject
 from offload_sqlite.options import database_path
 
 
@@ -21,6 +22,20 @@ from offload_sqlite.options import database_path
 def offload_inject(offload_url: str) -> Inject:
     """Writes bytes into the table of jobs, as another program could."""
     return inject_into(database_path(parse_address(offload_url)))
+
+
+@pytest.fixture
+def offload_fresh(offload_url: str, tmp_path: Path) -> Fresh:
+    """Files that nobody has opened."""
+    return fresh_files(offload_url, tmp_path)
+
+
+def fresh_files(url: str, folder: Path) -> Fresh:
+    """Config strings like this one, each for a new file in a folder."""
+    start, mark, query = url.partition("?")
+    scheme = start.partition(":")[0]
+    numbers = itertools.count(1)
+    return lambda: f"{scheme}:///{folder}/fresh-{next(numbers)}.db{mark}{query}"
 
 
 def inject_into(path: Path) -> Inject:

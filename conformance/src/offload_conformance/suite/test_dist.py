@@ -52,6 +52,7 @@ async def test_DIST_1_four_workers_each_job_once(lab: Lab) -> None:
 
 async def test_DIST_1_workers_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
     """Each finds that nothing is there yet, and makes it; none may fall over another."""
+    lab.move_to_fresh_place()
     workers = [lab.worker() for _ in range(6)]
     performers = [lab.worker(puppets=False) for _ in range(6)]
     for worker in workers:
@@ -68,6 +69,7 @@ async def test_DIST_1_workers_that_begin_at_once_on_an_empty_backend(lab: Lab) -
 
 @pytest.mark.slow
 async def test_DIST_1_processes_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     processes = [lab.process() for _ in range(5)]
     try:
         await asyncio.gather(*(process.__aenter__() for process in processes))
@@ -117,6 +119,7 @@ async def test_DIST_1_nor_again_when_others_start_and_stop(lab: Lab) -> None:
 
 
 async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     performer = lab.worker(puppets=False)
     await lab.perform(performer, "before anybody runs")
     worker = lab.worker()

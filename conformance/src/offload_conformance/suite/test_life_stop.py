@@ -148,6 +148,7 @@ async def test_LIFE_8_every_stop_returns_after_the_one_drain(lab: Lab) -> None:
 
 
 async def test_LIFE_8_stop_before_start(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     report = await lab.stop(worker)
     lab.equal("its report", repr(StopReport()), repr(report))
@@ -251,6 +252,7 @@ async def test_LIFE_12_a_cancelled_stop_is_finished_by_a_second(lab: Lab) -> Non
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 7])
 async def test_LIFE_12_a_cancelled_start_leaves_a_defined_state(lab: Lab, turns: int) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     await lab.caught_up(worker)
     before = Belongings.now()

@@ -83,6 +83,7 @@ async def test_TIME_1_not_by_a_part_of_a_millisecond(lab: Lab) -> None:
 
 
 async def test_TIME_1_not_when_performed_before_the_start(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     await lab.perform(worker, "in", delay=0.06)
     await lab.perform(worker, "at", at=now() + milliseconds(60))
