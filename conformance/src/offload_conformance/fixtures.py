@@ -107,6 +107,7 @@ class Origins:
         """
         names = ("offload_server", "offload_inject", "offload_fresh", "offload_golden")
         server, inject, fresh, golden = map(request.getfixturevalue, names)
+        scheme = parse_address(request.getfixturevalue("offload_url")).scheme
         for name, wrong in zip(
             names,
             (
@@ -122,7 +123,7 @@ class Origins:
         return Published(
             None if server is None else CheckedServer(server, self.of(names[0])),
             None if inject is None else CheckedInject(inject, self.of(names[1])),
-            None if fresh is None else CheckedFresh(fresh, self.of(names[2])),
+            None if fresh is None else CheckedFresh(fresh, self.of(names[2]), scheme),
             golden,
         )
 
@@ -192,15 +193,17 @@ class CheckedInject:
 class CheckedFresh:
     """The author's fresh places, likewise."""
 
-    def __init__(self, fresh: Fresh, label: str) -> None:
+    def __init__(self, fresh: Fresh, label: str, scheme: str) -> None:
         self._fresh = fresh
         self._label = label
+        self._scheme = scheme
 
     def __call__(self) -> str:
         """The config string of one."""
         with _blamed(self._label):
             url = self._fresh()
-            parse_address(url)
+            if parse_address(url).scheme != self._scheme:
+                raise ValueError(f"its scheme isn't {self._scheme}")
             return url
 
 
