@@ -265,6 +265,25 @@ class LeasesTooManyForEachSlot(SqliteDriver):
         return await create(self._store, self._thread, queues, timedelta(seconds=30))
 
 
+class _HoardOfEachQueue(_Hoard):
+    async def fetch(self, limit: int) -> Fetched:
+        hoard = self._store_of_its_own()
+        if not hoard:
+            for queue in self._queues:
+                taken = (self._session, [queue], 80)
+                hoard.extend((await self._thread.call(self._store.fetch, *taken)).deliveries)
+        return await super().fetch(limit)
+
+
+@mutant("CONC-4", "QUE-3", base="sqlite")
+class PrefetchesForEachQueue(SqliteDriver):
+    """Has a consumer for each of its queues, each with a prefetch of its own."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        create = _HoardOfEachQueue.create
+        return await create(self._store, self._thread, queues, timedelta(seconds=30))
+
+
 class _Own(SqliteSubscription):
     """Has what its worker performs leased at once, and hands that out first."""
 

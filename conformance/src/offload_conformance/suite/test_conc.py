@@ -152,6 +152,24 @@ async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab, fast: int) -> None:
     lab.check("each_once")
 
 
+async def test_CONC_4_in_all_its_queues_together(lab: Lab) -> None:
+    lab.need("distributed")
+    names = ("a", "b", "c", "d", "e")
+    busy = lab.worker(concurrency=1, queues=",".join(names))
+    await lab.perform(busy, "stuck", queue="a", do=HOLD)
+    for name in names:
+        await lab.perform_many(busy, "waiting", 60, queue=name)
+    await busy.start()
+    await lab.until_started(1, "stuck")
+    idle = lab.worker(concurrency=1, queues=",".join(names))
+    await idle.start()
+    await lab.until_ended(300 - PREFETCH, "waiting")
+    lab.equal("runs of the stuck one that ended", 0, lab.ends("stuck"))
+    lab.stage.open("hold")
+    await lab.until_ended(301)
+    lab.check("each_once")
+
+
 async def test_CONC_4_nor_what_it_performs_itself(lab: Lab) -> None:
     lab.need("distributed")
     busy, idle = lab.worker(concurrency=2), lab.worker(concurrency=2)
