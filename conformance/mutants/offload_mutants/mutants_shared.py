@@ -35,6 +35,19 @@ class TakesACrashForAStop(SqlDriver):
         return super().claim(owner, queue, limit)
 
 
+@mutant("DIST-7", base="sql")
+class RecoversIntoTheDefaultQueue(SqlDriver):
+    """Stores anew what the dead have left, in the queue where most jobs are."""
+
+    def claim(self, owner: str, queue: str, limit: int) -> list[Delivery]:
+        self.db.execute(
+            "UPDATE jobs SET owner = NULL, queue = 'default' "
+            "WHERE owner IS NOT NULL AND lease_ms <= ?",
+            (self.now(),),
+        )
+        return super().claim(owner, queue, limit)
+
+
 @mutant("DIST-7", "DIST-1", "DIST-3", "DIST-6", "CONC-4", "DUR-1", "DUR-2", "DUR-6", base="sql")
 class HasAConsumerForEachQueue(SqlDriver):
     """Has the first that asks consume a queue, until it stops: one that is killed never does."""

@@ -238,9 +238,9 @@ async def test_DIST_5_nor_by_the_id_of_a_dead_letter(lab: Lab) -> None:
 
 
 async def test_DIST_7_others_go_on_when_a_worker_is_killed(lab: Lab) -> None:
-    worker = lab.worker(queues="default,own")
-    await lab.perform(worker, "cut", do={"1": [["gate", "hold"]]})
-    async with lab.process() as victim:
+    worker = lab.worker(queues="default,other,own")
+    await lab.perform(worker, "cut", queue="other", do={"1": [["gate", "hold"]]})
+    async with lab.process(queues="default,other") as victim:
         await lab.until_started(1, "cut")
         await worker.start()
         await lab.fence(worker, "own")
@@ -253,6 +253,8 @@ async def test_DIST_7_others_go_on_when_a_worker_is_killed(lab: Lab) -> None:
         await until_run(lab, "cut", 2, lab.recovery)
         lab.check("attempts", tag="cut", expected=[1, 2])
         lab.check("recovered_within", tag="cut", limit_s=lab.recovery)
+        queues = [e.what["queue"] for e in lab.history.named("started") if e.what["tag"] == "cut"]
+        lab.equal("the queues in which it ran", ["other", "other"], queues)
 
 
 @pytest.mark.slow
