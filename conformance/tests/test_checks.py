@@ -175,6 +175,20 @@ CASES: list[Case] = [
         "1 of 2 jobs never ran",
     ),
     (
+        "again_before",
+        {"tag": "a", "others": "b"},
+        S().accepted("a").accepted("b").started("a").started("a").started("b"),
+        S().accepted("a").accepted("b").started("a").started("b").started("a"),
+        "1 jobs of b began before a began again",
+    ),
+    (
+        "again_before",
+        {"tag": "a", "others": "b"},
+        None,
+        S().accepted("a").accepted("b").started("a").started("b"),
+        "1 runs of a began, not two for each of its jobs",
+    ),
+    (
         "late_at_most",
         {"limit_ms": 100},
         S().accepted("a", due=1).started("a", at=1.1),

@@ -264,6 +264,10 @@ def offload_server(): return Broker()
             "{1} failed: it returned a Whole whose address is 'here', not a host and a port",
         ),
         (
+            "@pytest.fixture\ndef offload_fresh(): return 'x'\n",
+            "the fixture offload_fresh of {0} failed: it returned 'x', which can't be called",
+        ),
+        (
             "@pytest.fixture\ndef offload_golden(): return ['x']\n",
             "the fixture offload_golden of {0} failed: it returned a list, not a dict of bytes",
         ),
@@ -320,6 +324,10 @@ CALLED: dict[str, tuple[str, str]] = {
         "@pytest.fixture\ndef offload_server(): return Broker()\n",
         "kill() of the fixture offload_server of {0} failed: TypeError: it isn't async",
     ),
+    "fresh": (
+        "@pytest.fixture\ndef offload_fresh(): return lambda: 'simple://'\n",
+        "the fixture offload_fresh of {0} failed: ValueError: its scheme isn't myqueue",
+    ),
     "teardown": (
         "@pytest.fixture\ndef offload_server():\n    yield None\n    raise OSError('left')\n",
         "the fixture offload_server of {0} failed: OSError: left",
@@ -339,7 +347,7 @@ CALLED: dict[str, tuple[str, str]] = {
 def test_what_fails_later_leaves_its_rule_unverified(author, name):
     text, told = CALLED[name]
     author.publish(text)
-    rule = {"kill": "DUR-3", "sync": "DUR-3", "lay": "DUR-10"}.get(name, "REG-1")
+    rule = {"kill": "DUR-3", "sync": "DUR-3", "lay": "DUR-10", "fresh": "LIFE-8"}.get(name, "REG-1")
     author.write("offload_myqueue/1.state", "")
     author.write("offload_myqueue/1.json", MANIFEST)
     done = author.certify(rule)

@@ -122,6 +122,8 @@ class WatchedSubscription(SimpleSubscription):
     async def fetch(self, limit: int) -> Fetched:
         async with self.watch.call("fetch", limit):
             fetched = await super().fetch(limit)
+            if gate := self.watch.gates.get("answer of fetch"):  # by then, its jobs are leased
+                await gate.wait()
         if self.watch.next_due_ms is not None:
             return Fetched(fetched.deliveries, self.watch.next_due_ms)
         return fetched

@@ -12,16 +12,17 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from offload import Entry
 from offload.config import Address, parse_address
-from offload_conformance.authors import GoldenStates, Inject, Server
+from offload_conformance.authors import Fresh, GoldenStates, Inject, Server
 from offload_mutants import net_wire, sql_driver
 from offload_mutants.left_states import NetStates, SqlStates
 from offload_mutants.registry import VARIANTS
-from offload_sqlite.conformance import SqliteStates, inject_into
+from offload_sqlite.conformance import SqliteStates, fresh_files, inject_into
 from offload_sqlite.options import database_path
 
 
@@ -98,6 +99,12 @@ def offload_golden_states(offload_url: str, offload_server: Server | None) -> Go
     if VARIANTS[os.environ["OFFLOAD_MUTANT"]].base == "sql":
         return SqlStates(sql_driver.path_of(address))
     return SqliteStates(database_path(address)) if address.path else None
+
+
+@pytest.fixture
+def offload_fresh(offload_url: str, tmp_path: Path) -> Fresh | None:
+    """Files that nobody has opened, for what is kept in a file."""
+    return fresh_files(offload_url, tmp_path) if parse_address(offload_url).path else None
 
 
 def inject_with_sql(address: Address) -> Inject:

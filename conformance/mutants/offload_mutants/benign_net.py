@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from offload_mutants.net_driver import NetDriver
+from dataclasses import replace
+
+from offload_mutants import net_wire as wire
+from offload_mutants.net_driver import ADAPTER, NetDriver
 from offload_mutants.registry import benign
 
 
 @benign(base="net", quick=False)
 class KeepsJobsOnAServer(NetDriver):
     """Connects to a server that may go away, and comes back to it by itself."""
+
+
+NOT_DURABLE = replace(ADAPTER.claims, durable=False)
+
+
+@benign(base="net", claims=NOT_DURABLE, quick=False)
+class KeepsJobsInTheMemoryOfAServer(NetDriver):
+    """Is shared by several processes, whose jobs go with its server, and claims no more."""
+
+    backend = (wire.FORGETS,)
+
+
+@benign(base="net", claims=NOT_DURABLE, limits=replace(ADAPTER.limits, recovery=None), quick=False)
+class RunsEachJobAtMostOnce(NetDriver):
+    """Forgets what it hands over, as a plain pop does: a worker that dies takes it along."""
+
+    backend = (wire.FORGETS, wire.POPS)
 
 
 @benign(base="net")

@@ -14,6 +14,7 @@ from typing import Any
 import offload
 from offload import Delivery, Entry, Fetched, Handler, Settlement, Verdict
 from offload.config import CONCURRENCY, Config
+from offload_conformance.rules import PREFETCH
 from offload_mutants.registry import mutant
 from offload_mutants.wrapper import Wrapper, right_worker
 from offload_simple.driver import SimpleDriver
@@ -221,10 +222,12 @@ class WatchesASlowOneFromAnotherSlot(OfTheWorker):
 class _Hoard(SqliteSubscription):
     """Leases what there is, hands it out from a store of its own, and takes it back there."""
 
+    most = 5000
+
     async def fetch(self, limit: int) -> Fetched:
         hoard = self._store_of_its_own()
         if not hoard:
-            fetched = await super().fetch(5000)
+            fetched = await super().fetch(self.most)
             if not fetched.deliveries:
                 return fetched
             hoard.extend(fetched.deliveries)
@@ -246,6 +249,38 @@ class LeasesAllThereIs(SqliteDriver):
 
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
         create = _Hoard.create
+        return await create(self._store, self._thread, queues, timedelta(seconds=30))
+
+
+class _HoardForSlots(_Hoard):
+    most = 3 * PREFETCH
+
+
+@mutant("CONC-4", base="sqlite")
+class LeasesTooManyForEachSlot(SqliteDriver):
+    """Prefetches with a bound, and with one that is half as much again as is allowed for two."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        create = _HoardForSlots.create
+        return await create(self._store, self._thread, queues, timedelta(seconds=30))
+
+
+class _HoardOfEachQueue(_Hoard):
+    async def fetch(self, limit: int) -> Fetched:
+        hoard = self._store_of_its_own()
+        if not hoard:
+            for queue in self._queues:
+                taken = (self._session, [queue], 80)
+                hoard.extend((await self._thread.call(self._store.fetch, *taken)).deliveries)
+        return await super().fetch(limit)
+
+
+@mutant("CONC-4", "QUE-3", base="sqlite")
+class PrefetchesForEachQueue(SqliteDriver):
+    """Has a consumer for each of its queues, each with a prefetch of its own."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
+        create = _HoardOfEachQueue.create
         return await create(self._store, self._thread, queues, timedelta(seconds=30))
 
 

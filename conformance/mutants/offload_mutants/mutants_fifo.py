@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from offload import Delivery, Entry, Fetched
+from offload import Delivery, Entry, Fetched, Settlement, Verdict
 from offload.config import Config
+from offload_mutants.bare_library import now_ms
+from offload_mutants.bare_worker import BareDriver
 from offload_mutants.drivers import fetches
 from offload_mutants.registry import mutant
+from offload_mutants.sql_driver import SqlDriver
 from offload_simple.driver import SimpleDriver
 from offload_simple.memory import Memory, StoredJob
 from offload_simple.subscription import SimpleSubscription
@@ -133,3 +137,60 @@ class StoresItOnceMoreWhenItStops(SqliteDriver):
                 "WHERE id = ? AND session = 0",
                 [(job_id,) for job_id in self._performed],
             )
+
+
+class _ToTheEnd(SimpleSubscription):
+    def _keep(self, job: StoredJob, settlement: Settlement) -> None:
+        super()._keep(job, settlement)
+        if settlement.verdict is Verdict.RELEASE:
+            self._memory.ready[job.queue].rotate(-1)
+
+
+@mutant("FIFO-3")
+class GivesBackToTheEnd(SimpleDriver):
+    """Publishes a copy of what it gives back, as brokers have it that know no head of a queue."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._subscription = _ToTheEnd(self._memory, queues)
+        return self._subscription
+
+
+class _AsTheyCome(SimpleSubscription):
+    async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        return await super().settle(settlements[::-1])
+
+
+@mutant("FIFO-3")
+class GivesBackFromTheWrongSide(SimpleDriver):
+    """Gives back one by one to the head, and the first of them first, which turns them around."""
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._subscription = _AsTheyCome(self._memory, queues)
+        return self._subscription
+
+
+@mutant("FIFO-3", base="sql")
+class ReleasesAsDueNow(SqlDriver):
+    """Sets what it gives back to due now, by which it orders: behind all that is due already."""
+
+    def release(self, receipt: object) -> bool:
+        statement = (
+            "UPDATE jobs SET owner = NULL, lease_ms = 0, attempt = attempt - 1, due_ms = ? "
+            f"WHERE {self.fence}"
+        )
+        return self.changes(statement, (self.now(), *receipt))  # type: ignore[misc]
+
+
+@mutant("FIFO-3", base="bare")
+class NumbersWhatGoesBackAnew(BareDriver):
+    """Puts what goes back into the library as a new task, with the next number."""
+
+    async def run(self, delivery: Delivery) -> Settlement:
+        settlement = await super().run(delivery)
+        if settlement.verdict is Verdict.RELEASE:
+            task = delivery.receipt
+            task.due_ms, task.number = now_ms(), next(_numbers)
+        return settlement
+
+
+_numbers = itertools.count(1 << 32)

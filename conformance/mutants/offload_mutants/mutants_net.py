@@ -362,3 +362,24 @@ class PerformsOneAfterTheOther(Wrapper):
     async def perform(self, job: Job) -> str:
         async with self._performing:
             return await super().perform(job)
+
+
+@mutant("PERF-8", base="net", quick=False)
+class GivesALargeBatchMoreTime(NetDriver):
+    """Gives the answer to a batch more time the larger it is, beyond what it states."""
+
+    def patience(self, request: wire.AnyRequest) -> float | None:
+        is_batch = isinstance(request, wire.Enqueue) and len(request.entries) > 100
+        return 5 * self.timeout if is_batch else self.timeout
+
+
+@mutant("PERF-8", base="net", quick=False)
+class GivesWhatIsDueLaterMoreTime(NetDriver):
+    """Tries again and again to store what is due later, since there is time until then."""
+
+    async def enqueue(self, entries: Sequence[Entry]) -> None:
+        for _ in range(4 if any(each.delay_ms for each in entries) else 0):
+            with contextlib.suppress(BackendUnavailableError):
+                return await super().enqueue(entries)
+            await asyncio.sleep(2)
+        return await super().enqueue(entries)

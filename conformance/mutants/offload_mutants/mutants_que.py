@@ -8,11 +8,13 @@ from datetime import timedelta
 
 import msgspec
 
-from offload import Delivery, Entry, Fetched, Job
+from offload import Delivery, Entry, Fetched, Job, Settlement, Verdict
 from offload.config import QUEUES, Config
 from offload_mutants.mutants_args import Altering
 from offload_mutants.registry import mutant
+from offload_mutants.sql_driver import SqlDriver
 from offload_simple.driver import SimpleDriver
+from offload_simple.memory import StoredJob
 from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
@@ -95,6 +97,54 @@ class DropsWhatNobodyConsumes(SqliteDriver):
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         bound = self._bound
         await super().enqueue([e for e in entries if bound is None or e.queue in bound])
+
+
+class _InItsFirst(SimpleSubscription):
+    verdict: Verdict
+
+    def _keep(self, job: StoredJob, settlement: Settlement) -> None:
+        if settlement.verdict is self.verdict:
+            job.queue = self._queues[0]
+        super()._keep(job, settlement)
+
+
+class KeepsInItsFirst(SimpleDriver):
+    """A driver that puts what has this verdict into another queue."""
+
+    verdict: Verdict
+
+    async def subscribe(self, queues: Sequence[str]) -> SimpleSubscription:
+        self._memory.take_back()
+        self._subscription = subscription = _InItsFirst(self._memory, queues)
+        subscription.verdict = self.verdict
+        return subscription
+
+
+@mutant("QUE-2")
+class RetriesInItsFirstQueue(KeepsInItsFirst):
+    """Knows the queues that it consumes, and retries a job in the first of them."""
+
+    verdict = Verdict.RETRY
+
+
+@mutant("QUE-2")
+class GivesBackToItsFirstQueue(KeepsInItsFirst):
+    """Gives back to the queue that it consumes, as if it were one."""
+
+    verdict = Verdict.RELEASE
+
+
+@mutant("QUE-2", base="sql")
+class RequeuesInTheDefaultQueue(SqlDriver):
+    """Performs a dead letter anew, and has forgotten in which queue it was."""
+
+    def requeue_one(self, job_id: str) -> bool:
+        self.db.execute(
+            "INSERT INTO jobs (namespace, queue, id, body, due_ms) SELECT namespace, 'default', "
+            f"id, body, ? FROM dead_letters WHERE {self.of_letter}",
+            (self.now(), self.namespace, job_id),
+        )
+        return self.discard_one(job_id)
 
 
 @mutant("QUE-3")

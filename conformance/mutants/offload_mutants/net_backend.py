@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import sys
 import time
 from collections import defaultdict, deque
@@ -28,7 +29,8 @@ from offload_simple.subscription import SimpleSubscription
 class Store:
     """The jobs of one namespace, and the leases on those that were fetched."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: float) -> None:
+        self._lease_seconds = lease
         self._driver = SimpleDriver(read_config(parse_address("simple://"), ()))
         self._memory = self._driver._memory
         self._subscriptions: dict[tuple[str, ...], SimpleSubscription] = {}
@@ -91,7 +93,7 @@ class Store:
     def _lease(self, delivery: Delivery, worker: str) -> Delivery:
         number = next(self._numbers)
         self._takers[number] = worker
-        self._leases[number] = (delivery.receipt, time.monotonic() + wire.LEASE)
+        self._leases[number] = (delivery.receipt, time.monotonic() + self._lease_seconds)
         return msgspec.structs.replace(delivery, receipt=number)
 
     async def _settle(self, settlement: Settlement) -> list[int]:
@@ -151,7 +153,7 @@ class Store:
             )
 
     def _extend(self, receipts: Sequence[int], worker: str) -> list[int]:
-        ends = time.monotonic() + wire.LEASE
+        ends = time.monotonic() + self._lease_seconds
         of_worker = {number for number in self._leases if worker and self._takers[number] == worker}
         for number in self._leases.keys() & set(receipts) | of_worker:
             self._leases[number] = (self._leases[number][0], ends)
@@ -161,10 +163,10 @@ class Store:
 class Backend:
     """The server."""
 
-    def __init__(self, port: int, *, forgets: bool, lags: bool) -> None:
+    def __init__(self, port: int, *, forgets: bool, lags: bool, lease: float) -> None:
         self._port = port
         self._forgets, self._lags = forgets, lags
-        self._stores: defaultdict[str, Store] = defaultdict(Store)
+        self._stores: defaultdict[str, Store] = defaultdict(lambda: Store(lease))
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -215,7 +217,9 @@ class Backend:
 
 async def main(port: str, *flags: str) -> None:
     """Do as the lines say, until there are no more."""
-    backend = Backend(int(port), forgets=wire.FORGETS in flags, lags=wire.LAGS in flags)
+    lease = math.inf if wire.POPS in flags else wire.LEASE
+    forgets, lags = wire.FORGETS in flags, wire.LAGS in flags
+    backend = Backend(int(port), forgets=forgets, lags=lags, lease=lease)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         await (backend.kill if line.strip() == "kill" else backend.start)()

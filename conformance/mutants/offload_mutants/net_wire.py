@@ -13,6 +13,8 @@ from offload import Entry, Failure, Fetched, QueueCounts, Settlement, StoredDead
 
 LEASE = 4.0
 """Seconds after which a job that was fetched goes back, unless its lease is extended."""
+POPS = "--pops"
+"""With this one, a lease never ends: only its worker can give a job back."""
 FORGETS = "--forgets"
 """With this argument, the jobs of a backend go with a kill."""
 LAGS = "--lags"

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["AddressInUseError", "GoldenStates", "Inject", "Server", "require_free"]
+__all__ = ["AddressInUseError", "Fresh", "GoldenStates", "Inject", "Server", "require_free"]
 
 CONNECT_SECONDS = 1.0
 
@@ -78,6 +78,17 @@ class GoldenStates(Protocol):
         Where the release is one of those in `beside`, a worker may have connected before, so
         what an adapter makes when it connects is there.
         """
+        ...
+
+
+class Fresh(Protocol):
+    """Finds places that nobody has ever used: another file, database or virtual host for each call.
+
+    Namespaces of one place are apart, but for what a backend makes once for all of them.
+    """
+
+    def __call__(self) -> str:
+        """The config string of such a place, with the scheme that is tested."""
         ...
 
 

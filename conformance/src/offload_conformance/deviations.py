@@ -3,7 +3,7 @@
 An adapter that deviates says so, rule by rule, with a reason: in its own code, in its certificate
 and wherever the kit tells of that. What is stated so isn't tested. Since that would be the way
 around everything that is hard, no reason is good enough for a rule without which a job could be
-lost, doubled or changed and nobody be told.
+lost, doubled or changed and nobody be told, nor for what makes a claim worth its name.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ CORE_OF_DURABLE: Mapping[str, str] = MappingProxyType(
 """The same of an adapter that claims `durable`; one that wants out of these drops the claim."""
 
 
+STATABLE = frozenset({"FIFO-3"})
+"""Rules that belong to a claim, and not to its heart: who makes the claim may deviate from them."""
+
+
 class DeviationError(Exception):
     """An adapter states a deviation that it may not state."""
 
@@ -56,7 +60,10 @@ def faults_of(deviations: Mapping[str, str], claims: Mapping[str, bool]) -> Iter
             yield f"it deviates from {rule_id} without a reason"
         elif len(reason) > LONGEST or not reason.isprintable():
             yield f"its reason for {rule_id} isn't one line of at most {LONGEST} characters"
-        if rule.claim is not None:
+        if rule_id in STATABLE:
+            if not claims.get(rule.claim or ""):
+                yield f"it deviates from {rule_id}, and doesn't claim {rule.claim}"
+        elif rule.claim is not None:
             yield (
                 f"it deviates from {rule_id}, which belongs to the claim {rule.claim}: an adapter "
                 "that can't keep it doesn't make the claim"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.authors import GoldenStates, Inject, Server
+from offload_conformance.authors import Fresh, GoldenStates, Inject, Server
 from offload_conformance.golden import GOLDEN
 from offload_conformance.stage import DEADLINE
 
@@ -67,6 +67,7 @@ class Published:
 
     server: Server | None = None
     inject: Inject | None = None
+    fresh: Fresh | None = None
     golden: Mapping[str, bytes] = field(default_factory=lambda: dict(GOLDEN))
     states: GoldenStates | None = None
 
@@ -106,13 +107,21 @@ class Origins:
         Raises:
             FixtureError: one isn't what the kit can use.
         """
-        names = ("offload_server", "offload_inject", "offload_golden", "offload_golden_states")
-        server, inject, golden, states = map(request.getfixturevalue, names)
+        names = (
+            "offload_server",
+            "offload_inject",
+            "offload_fresh",
+            "offload_golden",
+            "offload_golden_states",
+        )
+        server, inject, fresh, golden, states = map(request.getfixturevalue, names)
+        scheme = parse_address(request.getfixturevalue("offload_url")).scheme
         for name, wrong in zip(
             names,
             (
                 _wrong_server(server),
-                _wrong_inject(inject),
+                _wrong_function(inject),
+                _wrong_function(fresh),
                 _wrong_golden(golden),
                 _wrong_states(states),
             ),
@@ -123,8 +132,9 @@ class Origins:
         return Published(
             None if server is None else CheckedServer(server, self.of(names[0])),
             None if inject is None else CheckedInject(inject, self.of(names[1])),
+            None if fresh is None else CheckedFresh(fresh, self.of(names[2]), scheme),
             golden,
-            None if states is None else CheckedStates(states, self.of(names[3])),
+            None if states is None else CheckedStates(states, self.of(names[4])),
         )
 
 
@@ -150,8 +160,8 @@ def _wrong_address(server: object) -> str:
             return f"a {kind} whose address is {address!r}, not a host and a port"
 
 
-def _wrong_inject(inject: object) -> str:
-    return "" if inject is None or callable(inject) else f"{inject!r}, which can't be called"
+def _wrong_function(function: object) -> str:
+    return "" if function is None or callable(function) else f"{function!r}, which can't be called"
 
 
 def _wrong_golden(golden: object) -> str:
@@ -204,6 +214,23 @@ class CheckedInject:
     async def __call__(self, *, namespace: str, queue: str, body: bytes) -> None:
         """Inject."""
         await _call(self._label, self._inject, namespace=namespace, queue=queue, body=body)
+
+
+class CheckedFresh:
+    """The author's fresh places, likewise."""
+
+    def __init__(self, fresh: Fresh, label: str, scheme: str) -> None:
+        self._fresh = fresh
+        self._label = label
+        self._scheme = scheme
+
+    def __call__(self) -> str:
+        """The config string of one."""
+        with _blamed(self._label):
+            url = self._fresh()
+            if parse_address(url).scheme != self._scheme:
+                raise ValueError(f"its scheme isn't {self._scheme}")
+            return url
 
 
 class CheckedStates:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
-
-import msgspec
 
 import offload
 from offload import DeadLetter, Job, StopReport, Worker
 from offload_conformance.checks import CHECKS, broken
 from offload_conformance.fixtures import Published
+from offload_conformance.inquiry import Inquiry
 from offload_conformance.logs import Masked
 from offload_conformance.needs import Needs, adapter_of
 from offload_conformance.processes import WorkerProcess
-from offload_conformance.proxy import FaultProxy
+from offload_conformance.proxy import FaultProxy, moved
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
 from offload_conformance.tracing import connect
@@ -31,11 +28,6 @@ SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
 FEW = 3
 """As many retries as a job has in any test, at the most."""
-
-
-INQUIRY_SECONDS = 3.0
-"""How long a backend is asked what became of a job that never came."""
-MOST_DEATHS = 20
 
 
 class RuleBrokenError(AssertionError):
@@ -56,6 +48,16 @@ class Lab(Needs):
         self._names = (f"worker-{n}" for n in itertools.count(1))
         self._calls = itertools.count(1)
         self._workers: list[tuple[Worker, Troupe]] = []
+
+    def move_to_fresh_place(self) -> None:
+        """Work where nobody has ever connected, if the author has such a place: its first use.
+
+        Else the namespace is new, as in every test.
+        """
+        fresh = self._published.fresh
+        if fresh is not None:
+            self.url = fresh()
+        self.history.add("fresh", is_place=fresh is not None)
 
     # -- workers ---------------------------------------------------------------
 
@@ -300,36 +302,13 @@ class Lab(Needs):
 
     async def inquire(self) -> None:
         """Record where the jobs are, for who must find out why one never came."""
-        states = {troupe.name: worker.state.value for worker, troupe in self._workers}
-        self.history.add("workers", states=states)
-        if self.claims.durable or self.claims.distributed:
-            with contextlib.suppress(Exception):
-                asked = offload.connect(self.make_url())  # those of the test may be cut off
-                await self._ask_all(asked)
-                await asyncio.wait_for(asked.stop(), INQUIRY_SECONDS)
+        inquiry = Inquiry(self.history, Masked(self.url))
+        inquiry.note_states({troupe.name: worker for worker, troupe in self._workers})
+        if self.is_shared:
+            await inquiry.ask_another(lambda: offload.connect(self.make_url()))
         else:  # each worker has jobs of its own, in its memory
             for worker, _ in self._workers:
-                await self._ask_all(worker)
-
-    async def _ask_all(self, asked: Worker) -> None:
-        await self._ask("queues", lambda: self._counts_by(asked))
-        await self._ask("dead", lambda: self._deaths_by(asked))
-
-    async def _ask(self, name: str, ask: Callable[[], Awaitable[Any]]) -> None:
-        try:
-            told = await asyncio.wait_for(ask(), INQUIRY_SECONDS)
-        except Exception as error:
-            told = self._masked(f"{type(error).__name__}: {error}")[:300]
-        self.history.add(name, found=told)
-
-    async def _counts_by(self, asked: Worker) -> dict[str, Any]:
-        return {name: msgspec.to_builtins(each) for name, each in (await asked.counts()).items()}
-
-    async def _deaths_by(self, asked: Worker) -> list[str]:
-        letters = await asked.dead_letters.list(limit=MOST_DEATHS)
-        return [
-            f"{each.id} after {each.attempts}: {self._masked(each.error)[:300]}" for each in letters
-        ]
+                await inquiry.ask(worker)
 
     async def until_dead(
         self, worker: Worker, count: int, seconds: float = DEADLINE
@@ -399,31 +378,6 @@ class Lab(Needs):
         await self.until_ended(1, tag)
 
 
-def moved(url: str, host: str, port: int) -> str:
-    """The same config string for another host and port."""
-    split = urlsplit(url)
-    user, at, _ = split.netloc.rpartition("@")
-    return urlunsplit(split._replace(netloc=f"{user}{at}{host}:{port}"))
-
-
 def now() -> datetime:
     """The present, in UTC."""
     return datetime.now(UTC)
-
-
-@contextlib.contextmanager
-def logged(level: int = logging.WARNING) -> Iterator[list[str]]:
-    """The lines that any logger logs within it, from this level on."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    formatter = logging.Formatter("%(levelname)s %(message)s")
-    handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
-    root = logging.getLogger()
-    former = root.level
-    root.addHandler(handler)
-    root.setLevel(min(level, former or level))
-    try:
-        yield lines
-    finally:
-        root.setLevel(former)
-        root.removeHandler(handler)

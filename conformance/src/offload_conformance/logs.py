@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -75,3 +76,21 @@ class KeptLines(logging.Handler):
         lines = list(self._lines)
         self._lines.clear()
         return lines
+
+
+@contextlib.contextmanager
+def logged(level: int = logging.WARNING) -> Iterator[list[str]]:
+    """The lines that any logger logs within it, from this level on."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    formatter = logging.Formatter("%(levelname)s %(message)s")
+    handler.emit = lambda record: lines.append(formatter.format(record))  # type: ignore[method-assign]
+    root = logging.getLogger()
+    former = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level, former or level))
+    try:
+        yield lines
+    finally:
+        root.setLevel(former)
+        root.removeHandler(handler)

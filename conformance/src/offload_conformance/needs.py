@@ -34,10 +34,9 @@ def is_excused(excuse: str, claims: Mapping[str, bool], limits: Mapping[str, str
 
 def misfits(claims: Mapping[str, bool], *, states_recovery: bool) -> Iterator[str]:
     """What of an adapter's statements doesn't fit together, in sentences."""
-    outlives = [claim for claim in ("durable", "distributed") if claims.get(claim)]
-    if outlives and not states_recovery:
-        yield f"an adapter that is {outlives[0]} must state its recovery"
-    elif states_recovery and not outlives:
+    if claims.get("durable") and not states_recovery:
+        yield "an adapter that is durable must state its recovery"
+    elif states_recovery and not (claims.get("durable") or claims.get("distributed")):
         yield "an adapter that is neither durable nor distributed has no recovery to state"
 
 
@@ -55,6 +54,11 @@ class Needs:
         self.claims = adapter.claims
         self.limits = adapter.limits
         self._published = published
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the jobs are in a backend that outlives a worker."""
+        return self.claims.durable or self.claims.distributed
 
     @property
     def has_own_clock(self) -> bool:
@@ -97,7 +101,7 @@ class Needs:
         is nothing to prove. Wherever they outlive the process, or others write too, there is:
         who lacks the fixture isn't certified.
         """
-        if not (self.claims.durable or self.claims.distributed):
+        if not self.is_shared:
             self.skip(_NO_STRANGERS)
         if self._published.inject is None:
             self.leave_unverified("no way to inject bytes was given: the fixture offload_inject")

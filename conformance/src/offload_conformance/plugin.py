@@ -24,7 +24,7 @@ import pytest
 import pytest_asyncio
 
 from offload import OffloadError
-from offload_conformance.authors import GoldenStates, Inject, Server
+from offload_conformance.authors import Fresh, GoldenStates, Inject, Server
 from offload_conformance.fixtures import (
     FixtureError,
     Origins,
@@ -139,6 +139,12 @@ def offload_server() -> Server | None:
 @pytest.fixture
 def offload_inject() -> Inject | None:
     """Puts bytes into a queue as a stranger would; None leaves FAIL-8 and DIST-4 unverified."""
+    return None
+
+
+@pytest.fixture
+def offload_fresh() -> Fresh | None:
+    """Finds places that nobody has ever used; with None, only the namespace of a test is new."""
     return None
 
 

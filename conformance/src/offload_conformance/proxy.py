@@ -9,6 +9,7 @@ import asyncio
 import socket
 import struct
 from typing import Self
+from urllib.parse import urlsplit, urlunsplit
 
 from offload_conformance.history import History
 
@@ -200,3 +201,10 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     if connection is not None and connection.fileno() >= 0:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+def moved(url: str, host: str, port: int) -> str:
+    """The same config string for another host and port."""
+    split = urlsplit(url)
+    user, at, _ = split.netloc.rpartition("@")
+    return urlunsplit(split._replace(netloc=f"{user}{at}{host}:{port}"))

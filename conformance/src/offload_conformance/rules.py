@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PREFETCH = 100
+"""Jobs for each slot that a busy worker may have taken ahead, and keeps (CONC-4, DIST-3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -71,8 +74,8 @@ CHAPTERS = (
             "is enqueued.",
             "`stop` takes no new job, and returns when every running handler has ended.",
             "After the grace, async handlers are cancelled and `def` ones are left. Unfinished "
-            "jobs go back to a durable backend, or are reported as lost; their attempt doesn't "
-            "count. `stop` returns within the grace and 1 s, whatever handlers do.",
+            "jobs go back to a backend that outlives the worker, or are reported as lost; their "
+            "attempt doesn't count. `stop` returns within the grace and 1 s, whatever handlers do.",
             "`stop` again, at the same time, or before `start`: all return after the one drain.",
             "`start` after `stop` works: handlers stay, and what waits or is scheduled goes on.",
             "After `stop` no task, thread, socket or file of the worker is left.",
@@ -173,8 +176,8 @@ CHAPTERS = (
             "Never more than `concurrency` handlers run at once.",
             "That many do run at once.",
             "A stuck handler costs one slot.",
-            "A busy worker hoards nothing: jobs beyond its slots and a bounded prefetch can be "
-            "taken by another.",
+            "A busy worker hoards nothing: jobs beyond its slots and a bounded prefetch, of at "
+            f"most {PREFETCH} for each slot, can be taken by another.",
         ),
     ),
     Chapter(
@@ -224,11 +227,14 @@ CHAPTERS = (
         (
             "Four processes, 10,000 jobs: each runs once.",
             "A process that only performs needs no handlers and no `start`.",
-            "An idle process takes from a busy one's backlog.",
+            "An idle process takes from a busy one's backlog, but for the prefetch of CONC-4.",
             "The bytes of every released wire version are still read.",
             "Namespaces don't see each other.",
             "An idle worker starts a job within `lateness` of its perform by another one, in this "
             "process or in another.",
+            "When a worker is killed, others go on; what it was running runs again within "
+            "`recovery`, as the next attempt, if that is stated.",
+            "When the backend comes back, workers do so by themselves within `reconnect`.",
         ),
     ),
     Chapter(
@@ -240,6 +246,8 @@ CHAPTERS = (
             "mixed, and more than any fetch brings at once.",
             "So do those that were performed before the start, or by a worker that has stopped "
             "since.",
+            "What a worker gives back, since it stops or has no slot for it, starts before what "
+            "waited behind it.",
         ),
     ),
     Chapter(
@@ -263,6 +271,9 @@ CHANGES = (
     "CONF-3: an unknown option is named without its value, which may be a secret.",
     "LIFE-1: `stopping` is a state of its own, between `running` and `stopped`.",
     "LIFE-3: `start` while draining is refused too; what would it do to the drain?",
+    "LIFE-7, LIFE-13: what went back to a backend that is distributed and not durable had to be "
+    "told as lost, though others run it. A backend that outlives the worker is one that is durable "
+    "or distributed.",
     "LIFE-7: says that a stop costs no attempt. A handler that fails because it may not perform "
     "during a drain is given back likewise.",
     "LIFE-13: the lost ones are logged; what was returned is safe. `lost` are the jobs that only "
@@ -271,11 +282,18 @@ CHANGES = (
     "ARGS-4: subclasses are refused, since they would arrive as another type.",
     "FIFO, PERF-9, DUR-9 and DIST-6 are new: the claim `fifo` had no rule, and a lost wake-up was "
     "hidden by the next look.",
+    "DIST-7 and DIST-8 are new: of an adapter that is distributed and not durable, neither "
+    "`recovery` nor `reconnect` was measured. One that runs each job at most once states no "
+    "`recovery`, and needn't any more.",
+    "FIFO-3 is new: that a job goes back to the head of its queue was said to authors of drivers "
+    "alone. Where the backend has no way back to the head, an adapter may state it as a deviation.",
     "DEAD-4 is new: an operator who discards while paging came back to the first page for ever.",
     "ARGS-5: says what is measured: the args as compact JSON in UTF-8, the same on every backend.",
     "TIME-1: says how much a wrong clock may change. A broker without a clock that can be read "
     "leaves the last milliseconds to its workers.",
     "DUR-10 is new: that the bytes of a job are read (DIST-4) says nothing of the tables, keys or "
     "queues around them.",
+    f"CONC-4, DIST-3: the bound of the prefetch has its number, {PREFETCH}, by which the kit has "
+    "judged from the first.",
     "FAIL-1: says whose max_attempts and backoff count, where two workers differ.",
 )

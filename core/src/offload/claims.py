@@ -38,10 +38,11 @@ class Limits:
         max_job_bytes: largest args of a job, as compact JSON in UTF-8 (ARGS-5).
         max_delay: farthest a job may be scheduled into the future (TIME-6).
         lateness: how late a scheduled job may start on an idle worker (TIME-2).
-        recovery: from a worker's crash to the second run of its job (DUR-2); None: it is not run
-            again.
-        reconnect: from the backend's return to work going on (DUR-3), and until a call fails while
-            the backend is unavailable (LIFE-4, PERF-8); None: the backend can't go away alone.
+        recovery: from a worker's crash to the second run of its job (DUR-2, DIST-7); None: it is
+            not run again.
+        reconnect: from the backend's return to work going on (DUR-3, DIST-8), and until a call
+            fails while the backend is unavailable (LIFE-4, PERF-8); None: the backend can't go away
+            alone.
     """
 
     max_job_bytes: int

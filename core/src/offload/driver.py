@@ -91,7 +91,8 @@ class Verdict(Enum):
         ACKNOWLEDGE: done, so forget it.
         RETRY: failed, so deliver it again after `delay_ms`, as the next attempt.
         DEAD_LETTER: failed for good, so keep it among the dead letters, with its failure.
-        RELEASE: not finished, so give it back to the head of its queue; this attempt doesn't count.
+        RELEASE: not finished, so give it back; this attempt doesn't count. It goes to the head of
+            its queue if `fifo` is claimed (FIFO-3).
     """
 
     ACKNOWLEDGE = "acknowledge"
@@ -216,7 +217,7 @@ class Driver(Protocol):
         """Disconnect; the driver may be opened again.
 
         Returns the ids of the jobs that nothing but this object remembers:
-        none, if the backend is durable.
+        none, if the backend outlives it.
         """
         ...
 

@@ -58,7 +58,7 @@ class PushDriver(abc.ABC):
         """Disconnect when the library has carried out what `run` has returned.
 
         It may be opened again. Returns the ids of the jobs that nothing but this
-        object remembers: none, if the backend is durable.
+        object remembers: none, if the backend outlives it.
         """
 
     async def run(self, delivery: Delivery) -> Settlement:

@@ -47,9 +47,9 @@ class StopReport:
 
     Attributes:
         finished: how many jobs ended, in success or failure, between `stop` and its return.
-        returned: ids of jobs that were cut short, and handed back to a durable backend: they run
-            again. Besides, those whose verdict it didn't confirm in time: they run again unless
-            it has the verdict.
+        returned: ids of jobs that were cut short and run again, since they were handed back to a
+            backend that outlives this process. Besides, those whose verdict it didn't confirm in
+            time: they run again unless it has the verdict.
         lost: ids of jobs that only this process remembers: they run if this worker starts again.
     """
 

@@ -25,6 +25,7 @@ ADAPTER = Adapter(
     ),
     options=options_of("amqp"),
     make=AmqpDriver,
+    deviations={"FIFO-3": "what a worker gives back goes to the end of its queue in RabbitMQ"},
 )
 
 ADAPTERS = {"amqp": ADAPTER, "amqps": replace(ADAPTER, options=options_of("amqps"))}

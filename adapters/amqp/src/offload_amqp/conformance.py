@@ -205,7 +205,7 @@ def offload_server(private_broker: PrivateBroker | None) -> Iterator[Server | No
     """The broker that may be killed. It forgets the kit's queues after each test."""
     yield private_broker
     if private_broker is not None:
-        private_broker.clear("kit-")
+        private_broker.clear("Kit-")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ A pytest plugin, which `offload certify sqlite:///…` loads. Nothing else impor
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from offload.config import parse_address
-from offload_conformance.authors import GoldenStates, Inject
+from offload_conformance.authors import Fresh, GoldenStates, Inject
 from offload_sqlite.options import database_path
 
 FILE = "<database>"
@@ -31,6 +32,20 @@ def offload_inject(offload_url: str) -> Inject:
 def offload_golden_states(offload_url: str) -> GoldenStates:
     """What releases have left, as SQL."""
     return SqliteStates(database_path(parse_address(offload_url)))
+
+
+@pytest.fixture
+def offload_fresh(offload_url: str, tmp_path: Path) -> Fresh:
+    """Files that nobody has opened."""
+    return fresh_files(offload_url, tmp_path)
+
+
+def fresh_files(url: str, folder: Path) -> Fresh:
+    """Config strings like this one, each for a new file in a folder."""
+    start, mark, query = url.partition("?")
+    scheme = start.partition(":")[0]
+    numbers = itertools.count(1)
+    return lambda: f"{scheme}:///{folder}/fresh-{next(numbers)}.db{mark}{query}"
 
 
 def inject_into(path: Path) -> Inject:

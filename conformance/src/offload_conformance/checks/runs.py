@@ -144,6 +144,18 @@ def in_order_of_performs(events: list[Event]) -> Iterator[str]:
             return
 
 
+@check
+def again_before(events: list[Event], tag: str, others: str) -> Iterator[str]:
+    """All jobs of a tag began twice, and none with the other tag before the last of these runs."""
+    runs = runs_of(events, tag)
+    if len(runs) != 2 * len(accepted_ids(events, tag)):
+        yield f"{len(runs)} runs of {tag} began, not two for each of its jobs"
+        return
+    early = [e for e in runs_of(events, others) if runs and e.number < runs[-1].number]
+    if early:
+        yield f"{len(early)} jobs of {others} began before {tag} began again"
+
+
 def running(
     events: list[Event], worker: str | None = None
 ) -> Iterator[Mapping[tuple[str, int], None]]:

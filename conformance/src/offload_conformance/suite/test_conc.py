@@ -10,10 +10,13 @@ import pytest
 import offload
 from offload import Worker
 from offload_conformance.lab import Lab
+from offload_conformance.rules import PREFETCH
 
 pytestmark = pytest.mark.asyncio
 
 SLOTS = 3
+WAITING = 400
+"""Jobs, of which a worker with two slots may keep a part."""
 
 FAIL: dict[str, list[list[Any]]] = {"*": [["raise", "as it should"]]}
 HOLD: dict[str, list[list[Any]]] = {"*": [["gate", "hold"]]}
@@ -184,24 +187,39 @@ async def test_CONC_3_whatever_it_was_taken_with(lab: Lab) -> None:
     lab.check("each_once")
 
 
-async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab) -> None:
-    """Its fast jobs let it prefetch; then it is stuck, and another gets what it doesn't run.
-
-    A bounded prefetch may stay with it: at most half of what waits, 100 jobs for each slot.
-    """
+@pytest.mark.parametrize("fast", [0, 100])
+async def test_CONC_4_a_busy_worker_hoards_nothing(lab: Lab, fast: int) -> None:
+    """Its fast jobs let it prefetch; then it is stuck, and another gets what it doesn't keep."""
     lab.need("distributed")
     busy = lab.worker(concurrency=2)
-    for tag, count, do in (("fast", 100, None), ("stuck", 2, HOLD), ("waiting", 400, None)):
+    for tag, count, do in (("fast", fast, None), ("stuck", 2, HOLD), ("waiting", WAITING, None)):
         await lab.perform_many(busy, tag, count, do=do)
     await busy.start()
     await lab.until_started(2, "stuck")
     idle = lab.worker(concurrency=2)
     await idle.start()
-    left = 400 - lab.runs("waiting")  # where no order is claimed, some may have run before
-    await lab.until_ended(400 - left // 2, "waiting")
+    await lab.until_ended(WAITING - 2 * PREFETCH, "waiting")
     lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
     lab.stage.open("hold")
-    await lab.until_ended(502)
+    await lab.until_ended(fast + 2 + WAITING)
+    lab.check("each_once")
+
+
+async def test_CONC_4_in_all_its_queues_together(lab: Lab) -> None:
+    lab.need("distributed")
+    names = ("a", "b", "c", "d", "e")
+    busy = lab.worker(concurrency=1, queues=",".join(names))
+    await lab.perform(busy, "stuck", queue="a", do=HOLD)
+    for name in names:
+        await lab.perform_many(busy, "waiting", 60, queue=name)
+    await busy.start()
+    await lab.until_started(1, "stuck")
+    idle = lab.worker(concurrency=1, queues=",".join(names))
+    await idle.start()
+    await lab.until_ended(300 - PREFETCH, "waiting")
+    lab.equal("runs of the stuck one that ended", 0, lab.ends("stuck"))
+    lab.stage.open("hold")
+    await lab.until_ended(301)
     lab.check("each_once")
 
 
@@ -212,10 +230,10 @@ async def test_CONC_4_nor_what_it_performs_itself(lab: Lab) -> None:
     await lab.perform_many(busy, "stuck", 2, do=HOLD)
     await lab.until_started(2, "stuck")
     await idle.start()
-    await lab.perform_many(busy, "waiting", 380)
+    await lab.perform_many(busy, "waiting", WAITING - 20)
     await lab.perform_all(busy, "waiting", 20)
-    await lab.until_ended(200, "waiting")
+    await lab.until_ended(WAITING - 2 * PREFETCH, "waiting")
     lab.equal("runs of the stuck ones that ended", 0, lab.ends("stuck"))
     lab.stage.open("hold")
-    await lab.until_ended(402)
+    await lab.until_ended(2 + WAITING)
     lab.check("each_once")

@@ -21,7 +21,8 @@ import pytest
 import offload
 from offload import Args, ConfigError, Job, OffloadError, UnknownAdapterError, Worker
 from offload.adapters import GROUP, installed_schemes
-from offload_conformance.lab import Lab, logged, now
+from offload_conformance.lab import Lab, now
+from offload_conformance.logs import logged
 
 pytestmark = pytest.mark.asyncio
 

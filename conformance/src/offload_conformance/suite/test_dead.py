@@ -62,6 +62,20 @@ async def test_DEAD_1_listed_by_page_each_with_its_reason(lab: Lab) -> None:
     lab.equal("one that isn't there", None, await worker.dead_letters.show("unknown"))
 
 
+async def test_DEAD_1_where_nothing_ever_was(lab: Lab) -> None:
+    """To look is the first call to a backend; then a job dies there."""
+    lab.move_to_fresh_place()
+    worker = lab.worker()
+    letters = worker.dead_letters
+    lab.equal("what is listed", [], list(await lab.call("list", letters.list())))
+    lab.equal("what is shown", None, await letters.show("unknown"))
+    lab.equal("what is requeued", [], list(await letters.requeue(["unknown"])))
+    lab.equal("what is discarded", [], list(await letters.discard(["unknown"])))
+    await worker.start()
+    ids = await make_dead(lab, worker, 1)
+    lab.equal("what is listed then", ids, await dead_ids(worker))
+
+
 async def test_DEAD_1_hundreds_that_died_together(lab: Lab) -> None:
     worker = lab.worker(concurrency=100)
     await worker.start()

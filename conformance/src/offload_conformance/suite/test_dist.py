@@ -12,13 +12,14 @@ from offload import Args, Job, UnsupportedError, Worker
 from offload_conformance import golden
 from offload_conformance.lab import Lab
 from offload_conformance.puppets import spell
+from offload_conformance.rules import PREFETCH
+from offload_conformance.suite.test_dur import PATIENCE, performs, until_run
+from offload_conformance.suite.test_wake import OUTAGE
 
 pytestmark = pytest.mark.asyncio
 
 BACKLOG = 400
 SINGLE = 30
-PREFETCH = 100
-"""What a worker with one slot may have taken ahead of it, and keeps."""
 
 
 async def perform_tally(lab: Lab, worker: Worker, count: int) -> None:
@@ -53,6 +54,7 @@ async def test_DIST_1_four_workers_each_job_once(lab: Lab) -> None:
 
 async def test_DIST_1_workers_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
     """Each finds that nothing is there yet, and makes it; none may fall over another."""
+    lab.move_to_fresh_place()
     workers = [lab.worker() for _ in range(6)]
     performers = [lab.worker(puppets=False) for _ in range(6)]
     for worker in workers:
@@ -88,6 +90,7 @@ async def test_DIST_1_each_arrives_whole(lab: Lab) -> None:
 
 @pytest.mark.slow
 async def test_DIST_1_processes_that_begin_at_once_on_an_empty_backend(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     processes = [lab.process() for _ in range(5)]
     try:
         await asyncio.gather(*(process.__aenter__() for process in processes))
@@ -137,6 +140,7 @@ async def test_DIST_1_nor_again_when_others_start_and_stop(lab: Lab) -> None:
 
 
 async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     performer = lab.worker(puppets=False)
     await lab.perform(performer, "before anybody runs")
     worker = lab.worker()
@@ -149,7 +153,7 @@ async def test_DIST_2_a_performer_needs_neither_handlers_nor_a_start(lab: Lab) -
 
 
 async def test_DIST_3_an_idle_one_takes_from_a_busy_ones_backlog(lab: Lab) -> None:
-    """All of it, but for a bounded prefetch of the busy one: 100 jobs for its one slot."""
+    """All of it, but for what the busy one may have taken ahead for its one slot."""
     busy, idle = lab.worker(concurrency=1), lab.worker(concurrency=1)
     await busy.start()
     await lab.perform(busy, "long", do={"*": [["gate", "long"]]})
@@ -274,3 +278,44 @@ async def test_DIST_5_nor_by_the_id_of_a_dead_letter(lab: Lab) -> None:
     lab.equal("what is there", [job_id], [each.id for each in await lab.until_dead(worker, 1)])
     await lab.fence(worker)
     lab.check("each_once")
+
+
+async def test_DIST_7_others_go_on_when_a_worker_is_killed(lab: Lab) -> None:
+    worker = lab.worker(queues="default,other,own")
+    await lab.perform(worker, "cut", queue="other", do={"1": [["gate", "hold"]]})
+    async with lab.process(queues="default,other") as victim:
+        await lab.until_started(1, "cut")
+        await worker.start()
+        await lab.fence(worker, "own")
+        await victim.kill()
+    await lab.perform_many(worker, "others", 20)
+    await lab.perform_all(worker, "others", 5)
+    await lab.until_ended(25, "others")
+    lab.check("each_once", tag="others")
+    if lab.limits.recovery is not None:
+        await until_run(lab, "cut", 2, lab.recovery)
+        lab.check("attempts", tag="cut", expected=[1, 2])
+        lab.check("recovered_within", tag="cut", limit_s=lab.recovery)
+        queues = [e.what["queue"] for e in lab.history.named("started") if e.what["tag"] == "cut"]
+        lab.equal("the queues in which it ran", ["other", "other"], queues)
+
+
+@pytest.mark.slow
+async def test_DIST_8_workers_come_back_to_their_backend(lab: Lab) -> None:
+    server = lab.need_server()
+    worker, performer = lab.worker(), lab.worker(puppets=False)
+    await worker.start()
+    await lab.perform(performer, "running", do={"1": [["gate", "hold"]]})
+    await lab.until_started(1, "running")
+    lab.history.add("fault", kind="server kill")
+    await server.kill()
+    lab.history.add("fault_hit", kind="server kill", running=["running"])
+    lab.stage.open("hold")
+    await asyncio.sleep(OUTAGE)
+    await server.start()
+    back = asyncio.get_running_loop().time()
+    again = lambda: performs(lab, performer, "after")  # noqa: E731
+    await lab.until("the performer to perform again", again, lab.reconnect + PATIENCE)
+    await until_run(lab, "after", 1, lab.reconnect)
+    waited = asyncio.get_running_loop().time() - back
+    lab.check("at_most", what="seconds until they work again", limit=lab.reconnect, actual=waited)

@@ -18,6 +18,7 @@ from offload_conformance.suite.test_dur_leases import (
     hold_leases_after,
     settle_amid_a_second_run_of_its_own,
 )
+from offload_conformance.suite.test_wake import OUTAGE
 
 pytestmark = pytest.mark.asyncio
 
@@ -199,6 +200,7 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     await server.kill()
     lab.history.add("fault_hit", kind="server kill", running=["running"])
     lab.stage.open("hold")
+    await asyncio.sleep(OUTAGE)
     await server.start()
     reconnect = lab.reconnect
     back = asyncio.get_running_loop().time()

@@ -315,7 +315,7 @@ async def test_FAIL_6_an_observer_that_raises_disturbs_nothing(
 async def leave_without_handler(lab: Lab) -> bool:
     """Leave a job for a consumer that lacks its handler; False when there can't be one."""
     performer = lab.worker()
-    if not (lab.claims.durable or lab.claims.distributed):
+    if not lab.is_shared:
         call = lab.perform(performer, "nobody", handler="nobody")
         await lab.refused(UnknownHandlerError, "perform", call)
         return False

@@ -70,3 +70,51 @@ async def test_FIFO_2_over_a_performer_that_has_stopped(lab: Lab) -> None:
     await worker.start()
     await lab.until_ended(len(performers) * 2 * 22 + len(others))
     lab.check("in_order_of_performs")
+
+
+async def test_FIFO_3_what_a_stop_gives_back(lab: Lab) -> None:
+    """A job that was cut short, and those that were taken ahead: again before those behind."""
+    worker = lab.worker(concurrency=1, grace="0s")
+    numbers = range(3)
+    for number in numbers:
+        await lab.perform_many(worker, f"before {number}", 40)  # so fast that more are taken ahead
+        await lab.perform(worker, f"cut {number}", do={"*": [["gate", f"held {number}"]]})
+        await lab.perform_many(worker, f"behind {number}", 20)
+    for number in numbers:
+        await worker.start()
+        await lab.until_started(1, f"cut {number}")
+        await lab.stop(worker)
+        lab.stage.open(f"held {number}")  # its attempt didn't count, so it does the same again
+    await worker.start()
+    await lab.until_ended(3 + 3 * 61)  # the runs that were cut short have ended, too
+    for number in numbers:
+        lab.check("again_before", tag=f"cut {number}", others=f"behind {number}")
+    lab.check("in_order_of_performs")
+
+
+async def test_FIFO_3_of_several_slots(lab: Lab) -> None:
+    several = lab.worker(concurrency=4, grace="0s")
+    await lab.perform_many(several, "cut", 4, do={"*": [["gate", "held"]]})
+    await several.start()
+    await lab.until_started(4, "cut")
+    await lab.perform(several, "behind")
+    await lab.perform_many(several, "behind", 20)
+    await lab.stop(several)
+    lab.stage.open("held")
+    worker = lab.worker(concurrency=1) if lab.claims.distributed else several
+    await worker.start()
+    await lab.until_ended(21, "behind")
+    lab.check("again_before", tag="cut", others="behind")
+
+
+async def test_FIFO_3_what_a_busy_worker_gives_back(lab: Lab) -> None:
+    """It has taken jobs ahead, and then its slot is taken for longer than it keeps them."""
+    worker = lab.worker(concurrency=1)
+    for number in range(2):
+        await lab.perform_many(worker, f"fast {number}", 40)
+        await lab.perform(worker, f"long {number}", do={"*": [["work", 0.6]]})
+        await lab.perform_many(worker, f"behind {number}", 20)
+    await worker.start()
+    await lab.until_ended(2 * 61)
+    lab.check("in_order_of_performs")
+    lab.check("each_once")

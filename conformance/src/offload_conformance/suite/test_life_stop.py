@@ -10,8 +10,9 @@ import pytest
 
 import offload
 from offload import State, StopReport, Worker
-from offload_conformance.lab import Lab, logged
+from offload_conformance.lab import Lab
 from offload_conformance.leaks import Belongings
+from offload_conformance.logs import logged
 from offload_conformance.suite.test_life import (
     GATE,
     MARGIN,
@@ -30,7 +31,7 @@ async def unfinished(lab: Lab, worker: Worker, ids: list[str], grace: float) -> 
     took = lab.history.named("stopped")[-1].what["seconds"]
     lab.check("at_least", what="seconds that stop took", limit=grace * 0.9, actual=took)
     lab.check("at_most", what="seconds that stop took", limit=grace + 1 + MARGIN, actual=took)
-    told = report.returned if lab.claims.durable else report.lost
+    told = report.returned if lab.is_shared else report.lost
     lab.equal("what the report has as unfinished", sorted(ids), sorted(told))
     lab.equal("what the report has as finished", 0, report.finished)
 
@@ -123,6 +124,49 @@ async def test_LIFE_7_what_may_not_perform_is_given_back(lab: Lab) -> None:
     lab.check("each_once", tag="child")
 
 
+STOPS = 40
+"""How often a worker stops amid its fetches."""
+PHASE = 0.00025
+"""Seconds by which each stop comes later after a start, or after a perform, than that before it."""
+BACKLOG = 300
+AT_ONCE = 2.0
+"""Seconds in which what is left has run elsewhere, on a busy host: by then, no lease has ended."""
+
+
+async def test_LIFE_7_nothing_stays_with_a_worker_that_stops_amid_its_fetches(lab: Lab) -> None:
+    """What it has taken goes back, wherever it was on its way, and as if it had not been taken."""
+    worker = lab.worker(concurrency=2)
+    other = lab.worker(concurrency=2) if lab.claims.distributed else worker
+    await lab.perform_many(other, "job", BACKLOG, do={"*": [["work", 0.002]]})
+    for number in range(STOPS):
+        await worker.start()
+        await asyncio.sleep(number * PHASE)
+        await worker.stop()
+    await other.start()
+    await all_run_at_once(lab, BACKLOG)
+    if other is not worker:
+        await other.stop()
+        other = lab.worker(concurrency=2)
+        for number in range(STOPS):  # and amid its waits, when something comes
+            await worker.start()
+            performing = asyncio.create_task(lab.perform(other, "job"))
+            await asyncio.sleep(number * PHASE)
+            await worker.stop()
+            await performing
+        await other.start()
+        await all_run_at_once(lab, BACKLOG + STOPS)
+    lab.check("each_once")
+
+
+async def all_run_at_once(lab: Lab, count: int) -> None:
+    """So many jobs end, those that are left soon, and all in their first attempt."""
+    began = asyncio.get_running_loop().time()
+    await lab.until_ended(count, "job")
+    took = asyncio.get_running_loop().time() - began
+    lab.check("at_most", what="seconds until others had it all", limit=AT_ONCE, actual=took)
+    lab.check("attempts", tag="job", expected=[1] * count)
+
+
 async def test_LIFE_8_every_stop_returns_after_the_one_drain(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()
@@ -139,6 +183,7 @@ async def test_LIFE_8_every_stop_returns_after_the_one_drain(lab: Lab) -> None:
 
 
 async def test_LIFE_8_stop_before_start(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     report = await lab.stop(worker)
     lab.equal("its report", repr(StopReport()), repr(report))
@@ -242,6 +287,7 @@ async def test_LIFE_12_a_cancelled_stop_is_finished_by_a_second(lab: Lab) -> Non
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 4, 7])
 async def test_LIFE_12_a_cancelled_start_leaves_a_defined_state(lab: Lab, turns: int) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     await lab.caught_up(worker)
     before = Belongings.now()
@@ -308,7 +354,7 @@ async def test_LIFE_13_no_job_vanishes_in_silence(lab: Lab) -> None:
         waiting.append(await lab.perform(worker, "scheduled", delay=0.1))
         waiting.append(retried)  # it is between two attempts
         report = await lab.stop(worker)
-    if lab.claims.durable:
+    if lab.is_shared:
         lab.equal("what the report has as lost", [], list(report.lost))
         lab.check("contains", what="the returned", part=running, actual=" ".join(report.returned))
         # Others may have been fetched ahead: these, and no stranger.

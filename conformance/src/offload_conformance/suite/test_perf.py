@@ -185,6 +185,7 @@ MALFORMED: list[Any] = [
 
 
 async def test_PERF_4_a_malformed_job_is_refused(lab: Lab) -> None:
+    lab.move_to_fresh_place()
     worker = lab.worker()
     for number, job in enumerate(MALFORMED):
         for name, call in (
@@ -223,6 +224,24 @@ async def test_PERF_5_performed_before_start(lab: Lab) -> None:
     lab.equal("the state", State.NEW.value, worker.state.value)
     await worker.start()
     await lab.until_ended(333)
+    await lab.fence(worker)
+    lab.check("each_once")
+
+
+@pytest.mark.parametrize("call", ["perform_many", "perform_in", "perform_at"])
+async def test_PERF_5_as_the_first_that_ever_was(lab: Lab, call: str) -> None:
+    """Whatever the first call to a backend is, it finds or makes there what it needs."""
+    lab.move_to_fresh_place()
+    worker = lab.worker()
+    match call:
+        case "perform_many":
+            await lab.perform_many(worker, "first", 3)
+        case "perform_in":
+            await lab.perform(worker, "first", delay=0.01)
+        case "perform_at":
+            await lab.perform(worker, "first", at=now())
+    await worker.start()
+    await lab.until_ended(len(accepted(lab, "first")[0].what["ids"]))
     await lab.fence(worker)
     lab.check("each_once")
 

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.asyncio
 
 MARGIN = 0.5
 """Seconds that a busy host may add."""
-AT_ONCE = 20
+AT_ONCE = 21
 """Calls in flight, each of which must raise in time: one may not wait for the others."""
+BATCH = 300
+LONGEST = 60.0
+"""Seconds after which a call is taken for one that hangs."""
 
 
 async def test_PERF_8_it_never_hangs(lab: Lab) -> None:
@@ -29,12 +32,13 @@ async def test_PERF_8_it_never_hangs(lab: Lab) -> None:
     await server.kill()
     lab.history.add("backend_killed")
     await raises_in_time(lab, worker, "away")
-    await asyncio.gather(*(raises_in_time(lab, worker, f"away {n}") for n in range(AT_ONCE)))
+    await asyncio.gather(*(raises_in_time(lab, worker, f"away {n}", n) for n in range(AT_ONCE)))
     await raises_in_time(lab, worker, "still away")
     await server.start()
     await worker.start()
     await lab.fence(worker)
-    lab.check("each_ran", tag="before")
+    if lab.claims.durable:
+        lab.check("each_ran", tag="before")
     lab.check("stored_as_told")
 
 
@@ -43,7 +47,7 @@ async def test_PERF_8_nor_when_nothing_answers(lab: Lab) -> None:
     """A half-open connection, and new ones that are accepted and then silent."""
     async with performer_on_a_wire(lab) as (proxy, performer, worker):
         proxy.swallow()
-        calls = [raises_in_time(lab, performer, f"silent {n}") for n in range(AT_ONCE)]
+        calls = [raises_in_time(lab, performer, f"silent {n}", n) for n in range(AT_ONCE)]
         await asyncio.gather(*calls)
         await raises_in_time(lab, performer, "still silent")
         await proxy.heal()
@@ -52,26 +56,34 @@ async def test_PERF_8_nor_when_nothing_answers(lab: Lab) -> None:
     lab.check("stored_as_told")
 
 
-async def raises_in_time(lab: Lab, worker: Worker, tag: str) -> None:
-    """Perform what can't be stored now; it must raise within the time that the adapter states."""
-    began = asyncio.get_running_loop().time()
+async def raises_in_time(lab: Lab, worker: Worker, tag: str, number: int = 0) -> None:
+    """Perform what can't be stored now, by its number in one of three ways; it must raise."""
+    ways = (
+        lambda: lab.perform(worker, tag),
+        lambda: lab.perform(worker, tag, delay=0.01),
+        lambda: lab.perform_many(worker, tag, BATCH),
+    )
     try:
-        said = await told(lab, tag, asyncio.wait_for(lab.perform(worker, tag), 60))
+        said = await told(lab, tag, ways[number % len(ways)]())
     except Exception as error:
         lab.equal(f"perform {tag}", "BackendUnavailableError", type(error).__name__)
         raise
     lab.equal("the type of maybe_stored", "bool", type(said).__name__)
-    took = asyncio.get_running_loop().time() - began
-    what = "seconds until perform raised"
-    lab.check("at_most", what=what, limit=lab.reconnect, actual=took, slack=MARGIN)
 
 
 async def told(lab: Lab, tag: str, call: Any) -> bool | None:
-    """What a call that raised said of `maybe_stored`; None if it returned."""
+    """What a call that raised said of `maybe_stored`; None if it returned.
+
+    Whatever hindered it, it must raise within the time that the adapter states.
+    """
+    began = asyncio.get_running_loop().time()
     try:
-        await call
+        await asyncio.wait_for(call, LONGEST)
     except BackendUnavailableError as error:
         lab.history.add("told", tag=tag, maybe_stored=error.maybe_stored)
+        took = asyncio.get_running_loop().time() - began
+        what = "seconds until perform raised"
+        lab.check("at_most", what=what, limit=lab.reconnect, actual=took, slack=MARGIN)
         return error.maybe_stored
     return None
 

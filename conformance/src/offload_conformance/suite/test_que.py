@@ -100,6 +100,35 @@ async def test_QUE_2_waits_elsewhere_untouched(lab: Lab) -> None:
     lab.check("each_once")
 
 
+OWN = ("delayed", "retried", "dead", "cut")
+
+
+async def test_QUE_2_a_job_stays_in_its_queue_whatever_becomes_of_it(lab: Lab) -> None:
+    """Delayed, retried, given back, or requeued from the dead letters."""
+    worker = lab.worker(queues="default,own", max_attempts=2, grace="0s")
+    await worker.start()
+    await lab.perform(worker, "delayed", queue="own", delay=0.01)
+    await lab.perform(worker, "retried", queue="own", do={"1": [["raise", "boom"]]})
+    await lab.perform(worker, "dead", queue="own", do={"*": [["reject", "no"]]})
+    await lab.perform(worker, "cut", queue="own", do={"*": [["gate", "hold"]]})
+    await lab.until_ended(1, "delayed")
+    await lab.until_ended(2, "retried")
+    await lab.until_started(1, "cut")
+    letters = await lab.until_dead(worker, 1)
+    lab.equal("the queues of the dead", ["own"] * len(letters), [each.queue for each in letters])
+    if letters:
+        await worker.dead_letters.requeue([each.id for each in letters])
+        await lab.until_ended(2, "dead")
+    await worker.stop()
+    lab.stage.open("hold")
+    if lab.claims.distributed:
+        worker = lab.worker(queues="own")
+    await worker.start()
+    await lab.until_ended(2, "cut")
+    queues = {run.what["queue"] for run in lab.history.named("started") if run.what["tag"] in OWN}
+    lab.equal("the queues in which they ran", ["own"], sorted(queues))
+
+
 async def check_counts(lab: Lab, worker: Worker, queue: str, expected: dict[str, int]) -> None:
     """What a queue holds is this, as far as the adapter can count."""
     try:

@@ -70,6 +70,7 @@ class Dispatcher:
 
         self._buffer: deque[Delivery] = deque()
         self._is_filling = False
+        self._is_fetching = False
         self._interruptible = False
         self._failed_waits = 0
         """In a row."""
@@ -104,8 +105,7 @@ class Dispatcher:
                 await self._interruptibly(self._room.wait())
                 continue
             try:
-                fetched = await self.subscription.fetch(limit)
-                deliveries = list(fetched.deliveries)
+                deliveries, next_due_ms = await self._fetch_once(limit)
             except BaseException as error:
                 if must_end(self._loop):
                     raise
@@ -120,9 +120,17 @@ class Dispatcher:
             end_if_cancelled()
             if not deliveries and not self._runner.stopping:
                 wait = IDLE_SECONDS
-                if fetched.next_due_ms is not None:
-                    wait = min(wait, fetched.next_due_ms / 1000)
+                if next_due_ms is not None:
+                    wait = min(wait, next_due_ms / 1000)
                 await self._wait_for_jobs(wait)
+
+    async def _fetch_once(self, limit: int) -> tuple[list[Delivery], int | None]:
+        self._is_fetching = True
+        try:
+            fetched = await self.subscription.fetch(limit)
+            return list(fetched.deliveries), fetched.next_due_ms
+        finally:
+            self._is_fetching = False
 
     async def _wait_for_jobs(self, seconds: float) -> None:
         try:
@@ -163,7 +171,8 @@ class Dispatcher:
 
     def _give_back_if_stale(self, ended_jobs: int) -> None:
         self._stale_timer = None
-        if self._buffer and self._runner.ended_jobs == ended_jobs:
+        # What a fetch brings that is under way belongs behind what is here.
+        if self._buffer and self._runner.ended_jobs == ended_jobs and not self._is_fetching:
             self._give_back_buffer()
         elif self._buffer:
             self._watch_buffer()
@@ -259,8 +268,7 @@ class Dispatcher:
         Returns how many jobs finished, and the ids of those that were cut short.
         """
         finished_before = self._runner.finished_jobs
-        self._runner.stopping = True
-        self._give_back_buffer()  # no handler begins any more
+        self._runner.stopping = True  # no handler begins any more
         if self._interruptible:
             self._fetch_loop.cancel()
         await asyncio.wait([self._fetch_loop.task], timeout=budget.left(budget.fetch))
@@ -270,6 +278,8 @@ class Dispatcher:
                 self.subscription.end_intake()
             except Exception as error:
                 write(engine_log.error, "the driver failed to end its intake", error=error)
+        # Not before the last fetch has ended: what it brings belongs behind what is here, and
+        # would come to the head of its queue after it.
         self._give_back_buffer()
         await self._wait_until(lambda: self._runner.busy_slots == 0, budget.grace)
         for run in list(self._runner.runs):

@@ -166,7 +166,7 @@ class DriverWorker(Worker):
                 self._draining = None
                 self._life.happens(Event.DRAINED)
                 vigil.release(self)
-        if self.claims.durable:
+        if self._outlives_us:
             report = StopReport(finished, tuple(returned))
         else:
             report = StopReport(finished, (), tuple(dict.fromkeys([*returned, *lost])))
@@ -186,6 +186,11 @@ class DriverWorker(Worker):
                     await self._reach.elsewhere.close(budget.grace_left)
             except Exception as error:
                 tell_of_close(error)
+
+    @property
+    def _outlives_us(self) -> bool:
+        """Whether the jobs are where this process isn't needed for them to run."""
+        return self.claims.durable or self.claims.distributed
 
     # -- the end of its loop, and of its process -----------------------------------
 
@@ -216,7 +221,7 @@ class DriverWorker(Worker):
         """Let go of what we hold, if our loop was closed without a stop. Called by the vigil."""
         try:
             lost = self._reach.leave_closed_loop()
-            if not self.claims.durable:
+            if not self._outlives_us:
                 name_lost(lost)
         except Exception as error:
             tell_of_close(error)
@@ -231,7 +236,7 @@ class DriverWorker(Worker):
 
     def name_what_is_lost(self) -> None:
         """At the end of the process: a backend in its memory ends with it."""
-        if self.claims.durable or not self._reach.connection.is_open:
+        if self._outlives_us or not self._reach.connection.is_open:
             return
         try:
             lost = asyncio.run(_close(self._driver))
