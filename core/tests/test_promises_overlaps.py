@@ -13,7 +13,7 @@ import time
 import pytest
 from watched import DEADLINE, nothing
 
-from offload import Job, Verdict
+from offload import BackendError, Job, Verdict
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -167,3 +167,27 @@ async def test_another_loop_has_a_driver_of_its_own_if_the_adapter_is_distribute
     assert [len(loops) for loops in used] == [1, 1]
     assert used[0] == {asyncio.get_running_loop()}
     assert used[0].isdisjoint(used[1])
+
+
+async def test_after_an_extension_that_raises_the_next_comes_four_times_as_soon(watched):
+    worker, watch = watched()
+    times: list[float] = []
+    enough = threading.Event()
+
+    def extend(deliveries):
+        times.append(time.monotonic())
+        if len(times) == 5:
+            enough.set()
+        if len(times) < 4:
+            raise BackendError("the lease was in good hands")
+        return ()
+
+    worker._driver.on_extend = extend
+    await worker.start()
+    await asyncio.to_thread(enough.wait, DEADLINE)
+    third = worker._dispatcher.subscription.lease.total_seconds() / 3
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps[:3]) >= third / 4
+    assert min(gaps[:3]) < third  # they aren't all late
+    assert gaps[3] >= third
+    await worker.stop()

@@ -331,7 +331,7 @@ async def test_how_far_durable_reaches_is_found_out(make, guarded, user):
     worker = make(url(user))
     await worker.start()
     note = worker.claims.notes["durable"]
-    assert ("power loss takes" in note) if user == "jobs" else note.startswith("unknown")
+    assert ("and power loss" in note) if user == "jobs" else note.startswith("unknown")
 
 
 # -- processes and loops ---------------------------------------------------------

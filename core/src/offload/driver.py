@@ -178,6 +178,7 @@ class Leases(Protocol):
 
         A plain function, called every third of the lease from a thread of the
         engine, so that a handler which blocks the event loop loses no lease.
+        After one that raises, the next comes four times as soon.
         """
         ...
 

@@ -49,7 +49,7 @@ class StopReport:
         finished: how many jobs ended, in success or failure, between `stop` and its return.
         returned: ids of jobs that were cut short and run again, since they were handed back to a
             backend that outlives this process. Besides, those whose verdict it didn't confirm in
-            time: they run again unless it has the verdict.
+            time, which run again unless it has the verdict.
         lost: ids of jobs that only this process remembers: they run if this worker starts again.
     """
 

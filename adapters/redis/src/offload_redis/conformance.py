@@ -36,7 +36,7 @@ class PrivateServer:
     def __init__(self, program: str, port: int, folder: Path, options: Sequence[str] = ()) -> None:
         self._command = [
             *(program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-            *("--appendonly", "yes", "--save", "", *options),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", "", *options),
         ]
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None

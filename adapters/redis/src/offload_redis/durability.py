@@ -68,6 +68,7 @@ def _reach(facts: Mapping[str, str], fsync: str) -> str:
         return "workers killed; a killed server loses what came since its last snapshot"
     return {
         "always": "workers and server killed, and power loss",
-        "everysec": "workers and server killed; a power loss takes the last second or two",
+        # While a sync is under way, what was answered is not even handed to the system.
+        "everysec": "workers killed; a killed server or a power loss takes the last two seconds",
         "no": "workers and server killed; a power loss takes what the system had not written",
     }.get(fsync, "workers and server killed; power loss unknown")
