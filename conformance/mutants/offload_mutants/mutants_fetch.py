@@ -38,24 +38,20 @@ class FetchesAheadInTheBackground(SqlDriver):
         return self.subscription
 
 
-class _Blocks(NetSubscription):
-    taken: deque[Delivery]
-
-    async def wait(self, timeout: float) -> None:
-        while not self.taken:
-            self.taken.extend((await super().fetch(1)).deliveries)
+class _Pages(NetSubscription):
+    page: deque[Delivery]
 
     async def fetch(self, limit: int) -> Fetched:
-        if self.taken:
-            return Fetched([self.taken.popleft()])
-        return await super().fetch(limit)
+        if not self.page:
+            self.page.extend((await super().fetch(20)).deliveries)
+        return Fetched([self.page.popleft() for _ in range(min(limit, len(self.page)))])
 
 
-@mutant("LIFE-7", "LIFE-9", base="net")
-class TakesAJobWhileItWaits(NetDriver):
-    """Waits with a blocking pop: a stop that cancels it doesn't hear what it has popped."""
+@mutant("LIFE-7", "LIFE-9", "LIFE-13", "FIFO-1", "FIFO-3", base="net")
+class LeasesByThePage(NetDriver):
+    """Leases twenty at a time, and at a stop forgets those that it hasn't handed out yet."""
 
     async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
-        subscription = _Blocks(self, queues)
-        subscription.taken = deque()
+        subscription = _Pages(self, queues)
+        subscription.page = deque()
         return subscription
