@@ -170,7 +170,7 @@ async def test_another_loop_has_a_driver_of_its_own_if_the_adapter_is_distribute
 
 
 async def test_after_an_extension_that_raises_the_next_comes_four_times_as_soon(watched):
-    worker, watch = watched()
+    worker, _ = watched()
     times: list[float] = []
     enough = threading.Event()
 
