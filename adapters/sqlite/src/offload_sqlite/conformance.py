@@ -16,7 +16,7 @@ import pytest
 
 from offload.config import parse_address
 from offload_conformance.authors import Fresh, GoldenStates, Inject
-from offload_sqlite.options import database_path
+from offload_sqlite.options import database_path, without_capitals
 
 FILE = "<database>"
 """Stands for the name of the file in what releases have left."""
@@ -52,7 +52,8 @@ def inject_into(path: Path) -> Inject:
     """Inject bytes into the database at this path."""
 
     async def inject(*, namespace: str, queue: str, body: bytes) -> None:
-        statement = f'INSERT INTO "{namespace}_job" (queue, id, due_ms, body) VALUES (?, ?, 0, ?)'
+        table = f"{without_capitals(namespace)}_job"
+        statement = f'INSERT INTO "{table}" (queue, id, due_ms, body) VALUES (?, ?, 0, ?)'
         with contextlib.closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(statement, (queue, secrets.token_hex(8), body))
 

@@ -54,15 +54,19 @@ def _can_be_named(path: str) -> bool:
     return True
 
 
+def without_capitals(namespace: str) -> str:
+    """SQLite takes two names that differ in case only for the same."""
+    return re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", namespace)
+
+
 def table_prefix(config: Config) -> str:
     """What the names of the tables of a namespace begin with.
 
     Raises:
         ConfigError: SQLite keeps such names for itself.
     """
-    # SQLite takes two names that differ in case only for the same.
     namespace = config[NAMESPACE]
-    prefix = re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", namespace)
+    prefix = without_capitals(namespace)
     if f"{prefix}_".startswith("sqlite_"):
         raise ConfigError(
             f"option 'namespace': {namespace!r} is not allowed; SQLite keeps names that begin "

@@ -36,7 +36,7 @@ async def test_DUR_10_what_releases_have_left_is_taken_over(lab: Lab) -> None:
 
 async def take_over(lab: Lab, state: GoldenState, is_beside: bool, number: int) -> None:
     """Let workers of this release find what another has left in a namespace of its own."""
-    namespace = f"Kit-{secrets.token_hex(6)}"
+    namespace = f"kit-{secrets.token_hex(6)}"
     worker = lab.worker(namespace=namespace, queues="default,other")
     workers = [worker]
     if is_beside:  # in one of the queues: none could die in the other while it is consumed
