@@ -119,7 +119,7 @@ async def test_FAIL_2_a_wait_beyond_every_calendar(lab: Lab) -> None:
     lab.check("attempts", tag="never", expected=[1])
     if lab.claims.dead_letters:
         lab.equal("the dead letters", [], list(await worker.dead_letters.list()))
-    if not lab.claims.durable:
+    if not lab.is_shared:
         lab.equal("what waits for its retry", [job_id], list(report.lost))
 
 

@@ -379,7 +379,7 @@ async def test_LIFE_13_nor_one_that_waits_for_the_first_start(lab: Lab) -> None:
     waiting = [await lab.perform(worker, "early")]
     waiting.append(await lab.perform(worker, "early", delay=0.05))
     report = await lab.stop(worker)
-    lost = [] if lab.claims.durable else sorted(waiting)
+    lost = [] if lab.is_shared else sorted(waiting)
     lab.equal("what the report has as lost", lost, sorted(report.lost))
     await worker.start()
     await lab.until_ended(2)
