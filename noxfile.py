@@ -72,10 +72,12 @@ SERVERS = [f"{scheme}://127.0.0.1:{free_port()}" for scheme in ("redis", "amqp")
 KINDS = {
     "KeepsNoOrder": "",
     "GivesNoAccessToTheDead": "",
-    "IsForOneProcess": "one-process.db",
-    "LeasesInAnyOrder": "any-order.db",
+    "IsForOneProcess": "/{folder}/one-process.db",
+    "LeasesInAnyOrder": "/{folder}/any-order.db",
+    "KeepsJobsInTheMemoryOfAServer": "127.0.0.1:{port}",
+    "RunsEachJobAtMostOnce": "127.0.0.1:{port}",
 }
-"""Benign variants that claim less than our adapters do, with the file of those that have one."""
+"""Benign variants that claim less than our adapters do, each with its place."""
 KIT_ENV = {"OFFLOAD_REDIS_SERVER": "redis-server", "OFFLOAD_RABBITMQ_SERVER": RABBITMQ_SERVER}
 
 
@@ -193,8 +195,8 @@ def certify_kinds(session: nox.Session) -> list[Path]:
     """Certify right adapters of kinds that none of ours is of; the certificates."""
     folder = Path(session.create_tmp()).resolve() / "kinds"
     shutil.rmtree(folder, ignore_errors=True)
-    for variant, path in KINDS.items():
-        url = f"mutant://{path and folder / path}"
+    for variant, place in KINDS.items():
+        url = "mutant://" + place.format(folder=folder, port=free_port())
         env = {"OFFLOAD_MUTANT": variant}
         session.run("offload", "certify", url, "--out", str(folder / variant), env=env)
     return [folder / variant / "mutant.json" for variant in KINDS]

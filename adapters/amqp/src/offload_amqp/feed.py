@@ -10,7 +10,7 @@ from functools import partial
 
 from offload_amqp.wire import Channel, Incoming
 
-QUIET_SECONDS = 0.02
+QUIET_SECONDS = 0.1
 """If nothing has come for so long, nothing is on its way."""
 
 

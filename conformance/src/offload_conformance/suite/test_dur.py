@@ -309,8 +309,7 @@ async def test_DUR_7_a_handler_may_take_longer_than_the_lease(lab: Lab) -> None:
     lab.check("lasted", tag="waits", least_s=lease)
     lab.check("each_once")
     if lab.claims.distributed and lab.limits.reconnect is not None:
-        for fault in ("reset", "half_open"):
-            await hold_leases_after(lab, fault)
+        await asyncio.gather(*(hold_leases_after(lab, fault) for fault in ("reset", "half_open")))
 
 
 async def longer_than_the_lease_beside_another(

@@ -98,20 +98,22 @@ async def hold_leases_after(lab: Lab, fault: str) -> None:
     own = lab.worker(queues="own")
     await own.start()
     async with FaultProxy(lab.history, *server.address) as proxy:
-        worker = lab.worker(through=proxy, **options)
+        worker = lab.worker(through=proxy, queues=fault, **options)
         await worker.start()
-        await lab.perform(own, f"before {fault}", do={"*": [["gate", f"before {fault}"]]})
+        held: dict[str, list[list[Any]]] = {"*": [["gate", f"before {fault}"]]}
+        await lab.perform(own, f"before {fault}", do=held, queue=fault)
         await lab.until_started(1, f"before {fault}")
-        await past(lab, own, lease)  # it has been extended by then
+        await past(lab, own, lease, fault)  # it has been extended by then
         getattr(proxy, fault)()
-        await past(lab, own, lab.reconnect)
+        await past(lab, own, lab.reconnect, fault)
         lab.stage.open(f"before {fault}")
-        await lab.perform(own, f"later {fault}", do={"*": [["gate", f"later {fault}"]]})
+        held = {"*": [["gate", f"later {fault}"]]}
+        await lab.perform(own, f"later {fault}", do=held, queue=fault)
         back = lambda: lab.runs(f"later {fault}") > 0  # noqa: E731
         await lab.stage.until("it to be back", back, lab.reconnect + DEADLINE)
-        rival = lab.worker(**options)
+        rival = lab.worker(queues=fault, **options)
         await rival.start()
-        await past(lab, own, lease + min(lab.recovery, 2.5 * lease))
+        await past(lab, own, lease + min(lab.recovery, 2.5 * lease), fault)
         lab.stage.open(f"later {fault}")
         await lab.until_ended(1, f"later {fault}")
         await rival.stop()
@@ -119,9 +121,10 @@ async def hold_leases_after(lab: Lab, fault: str) -> None:
         lab.check("attempts", tag=f"later {fault}", expected=[1])
 
 
-async def past(lab: Lab, worker: Worker, seconds: float) -> None:
+async def past(lab: Lab, worker: Worker, seconds: float, fault: str = "") -> None:
     """Return when so much time has gone by for the backend, too."""
-    count = lab.ends("past") + 1
-    await lab.perform(worker, "past", queue="own", delay=seconds)
-    ended = lambda: lab.ends("past") >= count  # noqa: E731
+    tag = f"past {fault}"
+    count = lab.ends(tag) + 1
+    await lab.perform(worker, tag, queue="own", delay=seconds)
+    ended = lambda: lab.ends(tag) >= count  # noqa: E731
     await lab.stage.until("a moment to pass", ended, seconds + DEADLINE)
