@@ -15,7 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["checks"]
+nox.options.sessions = ["lint", "types", "tests", "newest", "conformance", "mutants", "wheels"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -29,18 +29,13 @@ PUBLISHED = [".", "core", *ADAPTERS, "conformance"]
 MEMBERS = [*PUBLISHED, "conformance/mutants"]
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
-LANES = {
-    "tests": ["lint", "types", "tests", "newest", "conformance", "wheels"],
-    "mutants": ["mutants"],
-}
-"""What must pass, side by side: a mutant's run waits for most of its time, and gives way."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
 LOOPS = {
     "asyncio": ["core", "adapters/simple", "adapters/sqlite"],
     "uvloop": ["adapters/redis", "tests"],
 }
 """What is tested on the newest Python, on which loop."""
-IN_PARALLEL = ["-n", "4"]
+IN_PARALLEL = ["-n", "3"]
 """For two cores: a test waits for half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
@@ -115,13 +110,6 @@ def side_by_side(
         statuses = dict(zip(commands, pool.map(run, commands), strict=True))
     if failed := [name for name, status in statuses.items() if status]:
         session.error(f"failed: {', '.join(failed)}")
-
-
-@nox.session(python=False)
-def checks(session: nox.Session) -> None:
-    """Everything that must pass."""
-    nox_itself = [sys.executable, "-m", "nox", "--session"]
-    side_by_side(session, {name: [*nox_itself, *lane] for name, lane in LANES.items()})
 
 
 @nox.session

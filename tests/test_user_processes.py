@@ -12,10 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from processes import free_port
 from support import DEADLINE
 
 import offload
+from offload_conformance.authors import free_port
 
 if not hasattr(os, "fork"):
     pytest.skip("no fork here", allow_module_level=True)

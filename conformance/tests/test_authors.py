@@ -6,9 +6,8 @@ import asyncio
 import socket
 
 import pytest
-from processes import free_port
 
-from offload_conformance.authors import AddressInUseError, require_free
+from offload_conformance.authors import AddressInUseError, free_port, require_free
 from offload_redis.conformance import PrivateServer
 
 

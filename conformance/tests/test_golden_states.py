@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from histories import Story
-from processes import free_port
 
+from offload_conformance.authors import free_port
 from offload_conformance.checks import broken
 from offload_conformance.golden_states import (
     GoldenState,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import free_port
+
+from offload_conformance.authors import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "run-the-kit.md"
 

@@ -18,7 +18,7 @@ import aiormq
 import processes
 import pytest
 from aiormq import spec
-from processes import WorkerProcess, free_port
+from processes import WorkerProcess
 from support import DEADLINE
 from wire import Wire
 
@@ -34,6 +34,7 @@ from offload_amqp.publisher import Publisher
 from offload_amqp.routing import Router
 from offload_amqp.topology import Topology
 from offload_amqp.wire.frames import FRAME_MAX
+from offload_conformance.authors import free_port
 
 CONTROL = str(Path(DEFAULT_PROGRAM).with_name("rabbitmqctl"))
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import free_port
 
 import offload
 from offload import BackendUnavailableError, ConfigError, Job
+from offload_conformance.authors import free_port
 
 pytestmark = pytest.mark.xdist_group("brokers with TLS")  # one process, so that it starts once
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import processes
 import pytest
 import redis
-from processes import WorkerProcess, free_port
+from processes import WorkerProcess
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError
 from support import DEADLINE
@@ -21,6 +21,7 @@ from wire import Wire
 
 import offload
 from offload.config import parse_address, read_config
+from offload_conformance.authors import free_port
 from offload_redis import scripts
 from offload_redis.conformance import PrivateServer
 from offload_redis.driver import RedisDriver

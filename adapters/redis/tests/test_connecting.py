@@ -12,13 +12,13 @@ from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
-from processes import free_port
 from redis.exceptions import ResponseError
 from support import DEADLINE
 
 import offload
 from offload import BackendError, BackendUnavailableError, ConfigError, Job
 from offload.config import parse_address, read_config
+from offload_conformance.authors import free_port
 from offload_redis.durability import _facts, _warnings, check_server
 from offload_redis.errors import translate
 from offload_redis.keeper import Keeper

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import free_port
 from redis.asyncio.connection import Connection
 from redis.exceptions import InvalidResponse
 from support import DEADLINE
 
 import offload
 from offload import BackendError, BackendUnavailableError, Job
+from offload_conformance.authors import free_port
 from offload_redis import errors
 
 ODD = [

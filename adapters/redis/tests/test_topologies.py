@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import redis
-from processes import free_port
 from redis.crc import key_slot
 from support import DEADLINE
 
 from offload import BackendUnavailableError, Job
+from offload_conformance.authors import free_port
 from offload_redis.conformance import PrivateServer
 from offload_redis.keys import QueueKeys
 

@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import pkgutil
 import signal
-import socket
 import sys
 import tempfile
 from collections import Counter
@@ -30,12 +29,13 @@ from pathlib import Path
 import msgspec
 
 from offload_conformance import suite
+from offload_conformance.authors import free_port
 from offload_conformance.certificate import Certificate
 from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 6
+AT_ONCE = 5
 """For two cores: a run is idle for most of its time."""
 GIVES_WAY = 10
 """By how much a mutant's run is nicer than what runs beside: it fails however slow it is."""
@@ -162,13 +162,6 @@ def url_of(variant: Variant, folder: str) -> str:
     if variant.base in ("sqlite", "sql"):
         return f"mutant:///{folder}/jobs.db"
     return f"mutant://127.0.0.1:{free_port()}" if variant.base == "net" else "mutant://"
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def read(variant: Variant, certificate: Certificate) -> Row:

@@ -5,14 +5,26 @@ A module of pytest fixtures, published by an entry point; see docs/run-the-kit.m
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["AddressInUseError", "Fresh", "GoldenStates", "Inject", "Server", "require_free"]
+__all__ = [
+    "AddressInUseError",
+    "Fresh",
+    "GoldenStates",
+    "Inject",
+    "Server",
+    "free_port",
+    "require_free",
+]
 
 CONNECT_SECONDS = 1.0
+PORTS = range(10_000, 32_000)
+"""Where a server of a test may listen."""
 
 
 class Server(Protocol):
@@ -94,6 +106,18 @@ class Fresh(Protocol):
 
 class AddressInUseError(RuntimeError):
     """Something listens where a server of the kit's is to start."""
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens.
+
+    Not one of those that the system gives to connections: while a server that was killed is down,
+    another program's could take it.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError(f"no port from {PORTS[0]} to {PORTS[-1]} is free")
 
 
 def require_free(address: tuple[str, int]) -> None:

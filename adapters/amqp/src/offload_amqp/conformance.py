@@ -17,7 +17,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -37,7 +36,13 @@ from offload_amqp.names import Names
 from offload_amqp.options import config_of
 from offload_amqp.publisher import Publisher
 from offload_amqp.topology import Topology
-from offload_conformance.authors import GoldenStates, Inject, Server, require_free
+from offload_conformance.authors import (
+    GoldenStates,
+    Inject,
+    Server,
+    free_port,
+    require_free,
+)
 
 PROGRAM = "OFFLOAD_RABBITMQ_SERVER"
 DEFAULT_PROGRAM = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -55,10 +60,10 @@ class PrivateBroker:
         self._program = program
         self._port = port
         self._folder = folder
-        self._epmd_port = _free_port()
-        self._dist_port = _free_port()
+        self._epmd_port = free_port()
+        self._dist_port = free_port()
         (folder / "advanced.config").write_text(ADVANCED)
-        self._api_port = _free_port()
+        self._api_port = free_port()
         (folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{port}\n"
             f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self._api_port}\n"
@@ -170,13 +175,6 @@ class PrivateBroker:
             if done.returncode == 0 or b"annot connect" in done.stdout + done.stderr:
                 return
             time.sleep(0.02)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def server_for(url: str, folder: Path) -> PrivateBroker:
