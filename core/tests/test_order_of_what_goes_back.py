@@ -8,7 +8,7 @@ import pytest
 from watched import watched_worker
 
 from offload import Job, current_job
-from offload.engine.dispatcher import STALE_SECONDS
+from offload.engine.dispatcher import IDLE_SECONDS, STALE_SECONDS
 
 
 class PrefetchesTen:
@@ -65,3 +65,26 @@ async def test_a_busy_worker_keeps_the_order_amid_a_fetch(busy):
     free.set()
     await watch.until(lambda: watch.under_way["wait"] and len(begun) == 5)
     assert begun == performed
+
+
+async def test_a_slot_that_comes_free_takes_at_once_what_was_given_back(monkeypatch):
+    """No backend rings for what its own worker gives back, and the wait for more lasts seconds."""
+    monkeypatch.setattr("offload.engine.dispatcher.Prefetch", PrefetchesTen)
+    worker, watch = watched_worker("concurrency=1&grace=0s")
+    begun, free = [], asyncio.Event()
+
+    @worker.handler("job")
+    async def job(args):
+        begun.append(current_job().id)
+        await free.wait()
+
+    performed = await worker.perform_many([Job("job")] * 3)
+    await worker.start()
+    await watch.until(lambda: watch.under_way["wait"])
+    monkeypatch.setattr("offload.engine.dispatcher.Prefetch.update", lambda *_: 0)
+    await watch.until(lambda: len(watch.of("settle")) == 1)  # it gives back the two
+    free.set()
+    async with asyncio.timeout(IDLE_SECONDS / 2):
+        await watch.until(lambda: len(begun) == 3)
+    assert begun == performed
+    await worker.stop()

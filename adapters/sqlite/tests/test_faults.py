@@ -176,7 +176,6 @@ async def test_dist_1_four_processes_each_job_once(sqlite_url, connect):
                     worker._changed.clear()
         runs = [r["id"] for w in workers for r in w.reports if r["event"] == "started"]
     assert sorted(runs) == sorted(ids)
-    assert all(len(w.reports) > 1 for w in workers)
 
 
 async def test_dist_5_namespaces_do_not_see_each_other(sqlite_url, connect, recorder):

@@ -72,6 +72,8 @@ class Dispatcher:
         self._is_filling = False
         self._is_fetching = False
         self._interruptible = False
+        self._patience: asyncio.Timeout | None = None
+        """Of the wait for jobs that is under way."""
         self._failed_waits = 0
         """In a row."""
         self._outage_of_waits = Outage()
@@ -133,9 +135,13 @@ class Dispatcher:
             self._is_fetching = False
 
     async def _wait_for_jobs(self, seconds: float) -> None:
+        patience = self._patience = asyncio.timeout(None)
         try:
-            await self._interruptibly(self.subscription.wait(seconds))
+            async with patience:
+                await self._interruptibly(self.subscription.wait(seconds))
         except BaseException as error:
+            if patience.expired() and isinstance(error, TimeoutError):
+                return
             if must_end(self._loop):
                 raise
             # Only a hint: if the backend is unavailable, the next fetch finds that out. But that
@@ -147,6 +153,8 @@ class Dispatcher:
         else:
             self._failed_waits = 0
             self._outage_of_waits.works(WAIT)
+        finally:
+            self._patience = None
 
     async def _interruptibly(self, waiting: Awaitable[object]) -> None:
         """Await something that a stop may cancel."""
@@ -203,6 +211,7 @@ class Dispatcher:
         self, batch: Batch, foreign: Collection[Delivery], doubtful: Collection[int]
     ) -> None:
         tell_success = "job_succeeded" in self._observers.wanted
+        gave_back = False
         for settlement, context in batch:
             is_late = bool(foreign) and settlement.delivery in foreign
             if is_late and settlement.verdict is not Verdict.RELEASE:
@@ -212,10 +221,18 @@ class Dispatcher:
                     *(shown(context.id), shown(context.handler), settlement.verdict.value),
                 )
             elif settlement.verdict is not Verdict.ACKNOWLEDGE:
+                gave_back = gave_back or settlement.verdict is Verdict.RELEASE
                 self._tell_verdict(settlement, context)
             elif tell_success:
                 self._observers.tell("job_succeeded", job=context)
         self._room.set()
+        if gave_back:
+            self._look_again()
+
+    def _look_again(self) -> None:
+        """End the wait for jobs: no backend need wake us for those that we have given back."""
+        if self._patience is not None:
+            self._patience.reschedule(self._loop.time())
 
     def _tell_verdict(self, settlement: Settlement, context: JobContext) -> None:
         if settlement.verdict is Verdict.RETRY:
