@@ -205,7 +205,7 @@ def certify_all(session: nox.Session) -> list[Path]:
     names = {url.partition(":")[0]: url for url in urls}
     certify = ["offload", "certify", "--out", str(folder)]
     side_by_side(
-        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=3
+        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=2
     )
     return [folder / f"{name}.json" for name in names]
 
