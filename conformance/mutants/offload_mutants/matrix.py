@@ -37,8 +37,6 @@ from offload_mutants.registry import VARIANTS, Variant
 
 AT_ONCE = 5
 """For two cores: a run is idle for most of its time."""
-GIVES_WAY = 10
-"""By how much a mutant's run is nicer than what runs beside: it fails however slow it is."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
@@ -134,7 +132,6 @@ def certify(name: str, arguments: list[str], errors: Path) -> None:
     os.setsid()  # it is ended with the workers that it has started
     os.environ["OFFLOAD_MUTANT"] = name
     if "--rule" in arguments:  # the first failure is enough
-        os.nice(GIVES_WAY)
         os.environ["PYTEST_ADDOPTS"] = "--exitfirst"
     for stream, path in ((1, Path(os.devnull)), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)

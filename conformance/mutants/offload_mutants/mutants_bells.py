@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from offload import Entry
@@ -12,17 +13,24 @@ from offload_sqlite.driver import SqliteDriver
 from offload_sqlite.subscription import SqliteSubscription
 
 
+@contextlib.contextmanager
+def nobody_woken(driver: SqliteDriver) -> Iterator[None]:
+    """Ring no bell for what is stored meanwhile."""
+    sessions = driver._store.sessions
+    sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del sessions.bells
+
+
 @mutant("DIST-6", base="sqlite")
 class WakesOnlyItself(SqliteDriver):
     """Tells its own subscription of new jobs, and nobody else."""
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
-        sessions = self._store.sessions
-        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
-        try:
+        with nobody_woken(self):
             await super().enqueue(entries)
-        finally:
-            del sessions.bells
         if self._own is not None:
             self._own._rung.set()
 
@@ -113,12 +121,8 @@ class RingsForWhatIsDueAlready(SqliteDriver):
         if not all(each.delay_ms or each.at_ms for each in entries):
             await super().enqueue(entries)
             return
-        sessions = self._store.sessions
-        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
-        try:
+        with nobody_woken(self):
             await super().enqueue(entries)
-        finally:
-            del sessions.bells
 
 
 @mutant("DIST-6", base="sqlite")
@@ -129,9 +133,5 @@ class RingsForSingleJobs(SqliteDriver):
         if len(entries) == 1:
             await super().enqueue(entries)
             return
-        sessions = self._store.sessions
-        sessions.bells = lambda queues=None: []  # type: ignore[method-assign]
-        try:
+        with nobody_woken(self):
             await super().enqueue(entries)
-        finally:
-            del sessions.bells

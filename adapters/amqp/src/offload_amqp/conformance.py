@@ -144,7 +144,7 @@ class PrivateBroker:
     def clear(self, start: str) -> None:
         """Delete the queues whose names begin like this, in any case: many make a restart slow."""
         for queue in self.ask("GET", "queues?disable_stats=true"):
-            if queue["name"].startswith(start):
+            if queue["name"].lower().startswith(start):
                 self.ask("DELETE", f"queues/%2F/{quote(queue['name'], safe='')}")
 
     def ask(self, method: str, path: str, content: Any = None) -> Any:

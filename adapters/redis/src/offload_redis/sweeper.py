@@ -51,7 +51,7 @@ class Sweeper:
         return max(0.0, self._next - time.monotonic())
 
     def expect(self, seconds: float) -> None:
-        """Sweep after so many seconds at the latest: then the time of a suspect is up."""
+        """Sweep at the latest after these seconds: then the time of a suspect is up."""
         self._next = min(self._next, max(self._not_before, time.monotonic() + seconds))
 
     async def sweep(self) -> None:

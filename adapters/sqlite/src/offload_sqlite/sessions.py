@@ -6,7 +6,7 @@ of one row. A worker that was taken for dead begins a new session.
 One whose process isn't known to be gone is taken for dead in two steps. With less
 than half a lease left it becomes a suspect: in the place of its lease's end stands,
 negative, when it is dead, half a lease later at the earliest. So after a stall of
-everybody each has this time to extend its own, whoever looks first.
+everybody each has this time to extend its own, in whatever order they look.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from offload_conformance import golden
 from offload_conformance.lab import Lab
 from offload_conformance.puppets import spell
 from offload_conformance.rules import PREFETCH
-from offload_conformance.suite.test_dur import PATIENCE, performs, until_run
-from offload_conformance.suite.test_wake import OUTAGE
+from offload_conformance.suite.test_dur import PATIENCE, performs, strike, until_run
 
 pytestmark = pytest.mark.asyncio
 
@@ -307,13 +306,7 @@ async def test_DIST_8_workers_come_back_to_their_backend(lab: Lab) -> None:
     await worker.start()
     await lab.perform(performer, "running", do={"1": [["gate", "hold"]]})
     await lab.until_started(1, "running")
-    lab.history.add("fault", kind="server kill")
-    await server.kill()
-    lab.history.add("fault_hit", kind="server kill", running=["running"])
-    lab.stage.open("hold")
-    await asyncio.sleep(OUTAGE)
-    await server.start()
-    back = asyncio.get_running_loop().time()
+    back = await strike(lab, server)
     again = lambda: performs(lab, performer, "after")  # noqa: E731
     await lab.until("the performer to perform again", again, lab.reconnect + PATIENCE)
     await until_run(lab, "after", 1, lab.reconnect)

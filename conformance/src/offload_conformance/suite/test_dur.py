@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from offload import BackendUnavailableError, Worker
+from offload_conformance.authors import Server
 from offload_conformance.checks import CHECKS
 from offload_conformance.lab import Lab
 from offload_conformance.processes import WorkerProcess
@@ -181,6 +182,17 @@ async def test_DUR_2_killed_inside_a_handler_it_runs_again(lab: Lab) -> None:
     lab.check("recovered_within", tag="cut", limit_s=lab.recovery)
 
 
+async def strike(lab: Lab, server: Server) -> float:
+    """Kill the backend while `running` is at its gate, and start it again; when it was back."""
+    lab.history.add("fault", kind="server kill")
+    await server.kill()
+    lab.history.add("fault_hit", kind="server kill", running=["running"])
+    lab.stage.open("hold")
+    await asyncio.sleep(OUTAGE)
+    await server.start()
+    return asyncio.get_running_loop().time()
+
+
 @pytest.mark.slow
 async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     server = lab.need_server()
@@ -196,14 +208,8 @@ async def test_DUR_3_a_kill_of_the_backend_loses_nothing(lab: Lab) -> None:
     # A backend that writes a moment after its answer loses the last ones. None of them runs before.
     for _ in range(LAST):
         await lab.perform(worker, "last", delay=1)
-    lab.history.add("fault", kind="server kill")
-    await server.kill()
-    lab.history.add("fault_hit", kind="server kill", running=["running"])
-    lab.stage.open("hold")
-    await asyncio.sleep(OUTAGE)
-    await server.start()
+    back = await strike(lab, server)
     reconnect = lab.reconnect
-    back = asyncio.get_running_loop().time()
     again = lambda: performs(lab, worker, "after")  # noqa: E731
     await lab.until("the worker to perform again", again, reconnect + PATIENCE)
     await until_run(lab, "after", 1, reconnect)

@@ -50,8 +50,8 @@ end
 
 -- The sessions lie by the time from which each is a suspect, half a lease after it was last extended.
 -- A suspect lies by the time at which it ends, negative: it has half a lease more to be extended.
--- So a server that stood still gives everyone this time, whoever comes first when it goes on, and
--- whatever of the calls that it finds waiting somebody still wants to hear an answer to.
+-- So after a standstill of the server all have this time, in whatever order their calls come, and
+-- even if nobody waits any more for the answer to one.
 local function hold(leases, session, lease, now)
   redis.call('ZREM', leases, session)  -- a full server would refuse to begin with what follows
   redis.call('ZADD', leases, now + math.floor(lease / 2), session)
