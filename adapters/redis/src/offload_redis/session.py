@@ -29,7 +29,7 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        # With the lease, for others that find it silent: workers of one queue may have other leases.
+        # With its lease, which others need that find it silent: theirs may be another.
         self.name = f"{secrets.token_hex(8)}-{self._lease_ms}"
         self._is_known = False
         self._next_number = 1
