@@ -199,8 +199,9 @@ async def test_a_worker_started_on_a_loop_goes_on_though_nothing_refers_to_it(ba
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("backend", "is_wound_up"),
-    # What fakeredis has instead of sockets doesn't outlive a loop that nobody has wound up.
-    [("sqlite", True), ("sqlite", False), ("redis+fake", True)],
+    # Not fakeredis: of a blocking pop whose task is cancelled before its first step it keeps a
+    # callback on the closed loop, and every later write fails by it.
+    [("sqlite", True), ("sqlite", False)],
     indirect=["backend"],
 )
 def test_a_loop_that_is_closed_without_a_stop_holds_no_job(backend, is_wound_up, caplog):
