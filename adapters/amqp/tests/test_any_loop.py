@@ -76,7 +76,7 @@ def test_a_loop_that_is_closed_without_a_stop_holds_no_job(broker, space, is_wou
 
 async def test_a_perform_after_the_loop_was_blocked_is_stored_at_once(make, stranger):
     """The broker ended the connection meanwhile, and nothing was sent on it since."""
-    worker = make(heartbeat="1s")
+    worker = make(lease="2s")
     await worker.perform(Job("note"))
     time.sleep(3.5)
     await worker.perform(Job("note"))

@@ -22,7 +22,7 @@ SOON = constant(timedelta(milliseconds=20))
 BACK_SECONDS = 4.0
 """Within which what a dead worker had must run again."""
 STUCK_SECONDS = 3 * (1 + 1) + 2.0
-"""The same for a dead wire, with a heartbeat of 1 s."""
+"""The same for a dead wire, with a lease of 2 s."""
 BEFORE, AFTER = False, True
 """The request reaches the broker, or it is carried out and its answer doesn't come back."""
 
@@ -40,7 +40,7 @@ async def killed_at(process, wire, token, answered):
     """Run a worker until it comes to this step, which kills it."""
     victims = []
     trap = wire.trap(token, lambda: victims[0].signal(signal.SIGKILL), answered=answered)
-    async with process(wire.url, ready=False, heartbeat="1s") as victim:
+    async with process(wire.url, ready=False, lease="2s") as victim:
         victims.append(victim)
         await trap.until_struck()
         assert await victim.wait() == -signal.SIGKILL
@@ -106,7 +106,7 @@ async def test_dur_1_a_worker_killed_while_it_buries_a_job(make, process, wire, 
 async def test_dur_8_a_frozen_worker_settles_nothing(make, process, stranger, recorder):
     other = make(grace="0s")
     other.register("sleep", recorder.hold)
-    async with process(heartbeat="1s") as frozen:
+    async with process(lease="2s") as frozen:
         job_id = await other.perform(Job("sleep", {"seconds": 0.3}))
         await frozen.until("started")
         frozen.signal(signal.SIGSTOP)
@@ -125,7 +125,7 @@ async def test_dur_7_a_blocked_loop_keeps_its_jobs(make, process, recorder):
     other = make(queues="default,fence")
     other.register("block-the-loop", recorder.note)
     other.register("fence", recorder.note)
-    async with process(heartbeat="1s", concurrency=3) as busy:
+    async with process(lease="2s", concurrency=3) as busy:
         await other.perform(Job("hold"))
         await busy.until("started")
         await other.perform(Job("block-the-loop", {"seconds": 3.5}))
@@ -139,7 +139,7 @@ async def test_dur_7_a_blocked_loop_keeps_its_jobs(make, process, recorder):
 
 async def test_a_loop_that_was_blocked_performs_again(make, stranger):
     """The storing connection has no thread of its own: the broker ended it meanwhile."""
-    worker = make(heartbeat="1s")
+    worker = make(lease="2s")
     await worker.perform(Job("note"))
     time.sleep(3.5)
     try:
@@ -209,7 +209,7 @@ async def test_conn_1_cut_while_it_connects(make, wire, what):
 @pytest.mark.parametrize("answered", [BEFORE, AFTER], ids=["before", "after"])
 async def test_conn_1_a_worker_whose_steps_are_cut(make, wire, recorder, token, answered, drained):
     """No job is lost, and the worker comes back by itself."""
-    worker, performer = make(wire.url, heartbeat="1s", concurrency=4), make()
+    worker, performer = make(wire.url, lease="2s", concurrency=4), make()
     worker.register("note", recorder.note)
     worker.register("fail", recorder.failing(1), backoff=SOON)
     worker.register("bury", recorder.failing(9), max_attempts=1)
@@ -247,7 +247,7 @@ async def test_conn_1_half_open_wires(make, string_wire, recorder):
     async with contextlib.AsyncExitStack() as stack:
         for queue, directions in queues.items():
             wire = await stack.enter_async_context(string_wire())
-            worker = make(wire.url, heartbeat="1s", queues=queue, timeout="1s")
+            worker = make(wire.url, lease="2s", queues=queue, timeout="1s")
             worker.register("note", recorder.note)
             await worker.start()
             stack.push_async_callback(worker.stop)

@@ -71,7 +71,7 @@ FORGED = {
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED.keys())
 async def test_a_forged_frame_costs_a_connection_at_most(make, wire, recorder, caplog, forged):
-    worker, performer = make(wire.url, concurrency=4, heartbeat="2s"), make()
+    worker, performer = make(wire.url, concurrency=4, lease="4s"), make()
     worker.register("note", recorder.note)
     await worker.start()
     ids = [await performer.perform(Job("note"))]

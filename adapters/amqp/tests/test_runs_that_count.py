@@ -106,7 +106,7 @@ async def test_what_succeeded_and_was_not_acknowledged_is_not_run_again(
 async def test_a_campaign_of_cuts_kills_no_job_early(make, wire, seed):
     """Each of two workers behind one wire; jobs that fail need all of their runs."""
     draw = random.Random(seed)
-    workers = [make(wire.url, concurrency=3, heartbeat="1s") for _ in range(2)]
+    workers = [make(wire.url, concurrency=3, lease="2s") for _ in range(2)]
     performer = make()
     runs: Counter[str] = Counter()
 

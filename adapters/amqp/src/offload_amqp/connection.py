@@ -7,11 +7,13 @@ import asyncio
 from offload import BackendError, BackendUnavailableError
 from offload.config import Address, Config
 from offload_amqp.errors import translated
-from offload_amqp.options import HEARTBEAT, TIMEOUT
+from offload_amqp.options import LEASE, TIMEOUT
 from offload_amqp.tls import explanation, ssl_context
 from offload_amqp.wire import Channel, Connection, LostError, connect
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+HEARTBEATS = 2
+"""After this many without a sign RabbitMQ gives the jobs of a connection to others."""
 CLOSE_SECONDS = 1.0
 """How long the broker may take to answer a farewell."""
 
@@ -30,7 +32,7 @@ class Broker:
     def __init__(self, config: Config) -> None:
         self.where = str(config)
         self.timeout = config[TIMEOUT].total_seconds()
-        self.heartbeat = config[HEARTBEAT].total_seconds()
+        self.heartbeat = max(1, round(config[LEASE].total_seconds() / HEARTBEATS))
         self._config = config
         self._tls = ssl_context(config)
         address = config.address
@@ -58,7 +60,7 @@ class Broker:
                         user=self._user,
                         password=self._password,
                         vhost=self._vhost,
-                        heartbeat=max(1, round(self.heartbeat)),
+                        heartbeat=self.heartbeat,
                         context=self._tls,
                     )
             except BackendError as error:

@@ -19,10 +19,10 @@ QUEUE_TYPE = Option("queue_type", "quorum", one_of("quorum", "classic"))
 """What the queues are, for ever after they were declared first."""
 DECLARE = Option("declare", "true", one_of("true", "false"))
 """Whether queues are declared when they are missing; false where an operator declares them."""
-HEARTBEAT = Option(
-    "heartbeat", timedelta(seconds=5), duration(timedelta(seconds=1), timedelta(minutes=10))
+LEASE = Option(
+    "lease", timedelta(seconds=10), duration(timedelta(seconds=2), timedelta(minutes=20))
 )
-"""How often either side must be heard of; after twice that a worker is taken for dead."""
+"""How long a worker may be silent before the broker gives its jobs to others: two heartbeats."""
 TIMEOUT = Option(
     "timeout", timedelta(seconds=10), duration(timedelta(milliseconds=100), timedelta(minutes=5))
 )
@@ -44,7 +44,7 @@ SSL_CERT_REQS = Option("ssl_cert_reqs", "required", one_of("required", "optional
 _ALWAYS: tuple[Option[Any], ...] = (
     QUEUE_TYPE,
     DECLARE,
-    HEARTBEAT,
+    LEASE,
     TIMEOUT,
     CONSUMER_TIMEOUT,
 )
