@@ -108,6 +108,7 @@ def test_what_is_not_claimed_or_not_verified():
 
 def test_the_worst_of_several_tests():
     assert worst([]) is Verdict.UNVERIFIED
-    assert worst([Verdict.PASS, Verdict.NOT_CLAIMED]) is Verdict.NOT_CLAIMED
+    assert worst([Verdict.PASS, Verdict.NOT_CLAIMED]) is Verdict.PASS
+    assert worst([Verdict.NOT_CLAIMED, Verdict.NOT_CLAIMED]) is Verdict.NOT_CLAIMED
     assert worst([Verdict.PASS, Verdict.UNKNOWN, Verdict.UNVERIFIED]) is Verdict.UNKNOWN
     assert worst([Verdict.UNKNOWN, Verdict.FAIL, Verdict.PASS]) is Verdict.FAIL

@@ -74,7 +74,7 @@ async def test_a_def_handler_that_fails_after_its_timeout_keeps_nothing():
 
 @pytest.mark.parametrize("why", list(Interruption), ids=lambda why: why.name)
 async def test_a_run_that_is_cut_short_keeps_nothing(why):
-    worker = offload.connect("simple://?max_attempts=1&concurrency=2")
+    worker = offload.connect("simple://?max_attempts=1&concurrency=2&grace=0s")
     refs: list[weakref.ref[Big]] = []
 
     async def waits(args):

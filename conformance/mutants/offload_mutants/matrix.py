@@ -17,10 +17,11 @@ import pkgutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -60,6 +61,8 @@ class Row:
     """The rules that are neither passed, nor failed, nor unclaimed."""
     trouble: str = ""
     """Why the kit said nothing."""
+    seconds: float = 0.0
+    """How long that took."""
 
     @property
     def is_killed(self) -> bool:
@@ -91,7 +94,7 @@ class Row:
         return "passed" if self.is_right else "FALSE ALARM"
 
     def __str__(self) -> str:
-        text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.variant.name:<44}"
+        text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.seconds:4.0f} s  {self.variant.name:<44}"
         told = {
             "also": [rule for rule in self.fallen if rule != self.variant.breaks],
             "UNRELATED": self.strays if self.variant.breaks else [],
@@ -111,6 +114,13 @@ def runs() -> ForkServerContext:
 
 
 def judge(variant: Variant, context: ForkServerContext, *, full: bool) -> Row:
+    """Let the kit try a variant, and take the time."""
+    began = time.monotonic()
+    row = judge_in_process(variant, context, full=full)
+    return replace(row, seconds=time.monotonic() - began)
+
+
+def judge_in_process(variant: Variant, context: ForkServerContext, *, full: bool) -> Row:
     """Let the kit try a variant, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [url_of(variant, folder), "--out", folder]

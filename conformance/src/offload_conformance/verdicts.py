@@ -17,8 +17,9 @@ class Verdict(StrEnum):
     """A fault hit nothing, or nothing was checked: the test proved nothing."""
     UNVERIFIED = "unverified"
     """Not tested: there was no test, or no server to strike."""
-    NOT_CLAIMED = "not claimed"
     PASS = "pass"  # noqa: S105
+    NOT_CLAIMED = "not claimed"
+    """The adapter isn't bound by it: of a rule, if it is bound by none of its tests."""
 
 
 def judge(events: list[Event]) -> tuple[Verdict, list[str]]:
