@@ -31,12 +31,12 @@ RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
 LOOPS = {
-    "asyncio": ["core", "adapters/simple", "adapters/sqlite"],
+    "asyncio": ["adapters/amqp", "adapters/simple", "adapters/sqlite"],
     "uvloop": ["adapters/redis", "tests"],
 }
-"""What is tested on the newest Python, on which loop."""
-IN_PARALLEL = ["-n", "3"]
-"""For two cores: a test waits for half of its time."""
+"""What `newest` tests, on which loop; `tests` the rest."""
+IN_PARALLEL = ["-n", "5"]
+"""For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
 
@@ -129,9 +129,12 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests. Arguments go to pytest."""
+    """Test the engine, the kit and the docs, on this Python. Arguments go to pytest."""
     install(session)
-    session.run("pytest", *IN_PARALLEL, *session.posargs)
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
+    paths = project["tool"]["pytest"]["ini_options"]["testpaths"]
+    rest = [path for path in paths if all(path not in folders for folders in LOOPS.values())]
+    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest))
 
 
 @nox.session(default=False)
@@ -146,7 +149,10 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def newest(session: nox.Session) -> None:
-    """Test on the newest Python here, a part of it on uvloop. `nox -s matrix` tests all."""
+    """Test the adapters, on the newest Python here, and partly on uvloop.
+
+    With `tests` it runs each test once; `nox -s matrix` runs them all on each Python and loop.
+    """
     install(session)
     for loop, folders in LOOPS.items():
         session.run("pytest", *IN_PARALLEL, *folders, env={"OFFLOAD_TEST_LOOP": loop})
@@ -197,15 +203,15 @@ def certify_all(session: nox.Session) -> list[Path]:
     # Those that take longest begin.
     urls = (
         *reversed(SERVERS),
-        "simple://",
         f"sqlite:///{folder}/jobs.db",
         "bare://",
+        "simple://",
         "redis+fake://",
     )
     names = {url.partition(":")[0]: url for url in urls}
     certify = ["offload", "certify", "--out", str(folder)]
     side_by_side(
-        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=2
+        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=3
     )
     return [folder / f"{name}.json" for name in names]
 

@@ -25,7 +25,7 @@ from offload_sqlite.subscription import SqliteSubscription
 SIMPLE, SQLITE = offload_simple.ADAPTER.claims, offload_sqlite.ADAPTER.claims
 
 
-@benign()
+@benign("FAIL", "TIME")
 class RetriesABitLate(Settles):
     """Rounds every wait up, as one who looks every 20 ms."""
 
@@ -35,7 +35,7 @@ class RetriesABitLate(Settles):
         return msgspec.structs.replace(settlement, delay_ms=-(-settlement.delay_ms // 20) * 20)
 
 
-@benign()
+@benign("FAIL", "DEAD")
 class KeepsShortErrors(Settles):
     """Cuts what it keeps of an error to what fits a small column."""
 
@@ -49,7 +49,7 @@ class KeepsShortErrors(Settles):
         return msgspec.structs.replace(settlement, failure=failure)
 
 
-@benign(base="sqlite")
+@benign("LIFE", "CONC", "FAIL", base="sqlite")
 class SettlesSlowlyOneByOne(SqliteDriver):
     """Takes a round trip for each verdict, as a far server does."""
 
@@ -68,12 +68,12 @@ class SettlesSlowlyOneByOne(SqliteDriver):
         return subscription
 
 
-@benign(claims=replace(SIMPLE, dead_letters=False))
+@benign("FAIL", "DEAD", claims=replace(SIMPLE, dead_letters=False))
 class GivesNoAccessToTheDead(SimpleDriver):
     """Keeps dead letters where only its own tools can see them."""
 
 
-@benign()
+@benign("CONF", "LIFE", "PERF")
 class HasNoObserversAndNoCounts(Wrapper):
     """A worker with what the contract asks for, and no more."""
 
@@ -84,12 +84,12 @@ class HasNoObserversAndNoCounts(Wrapper):
         raise UnsupportedError("no counts here")
 
 
-@benign(base="sqlite", claims=replace(SQLITE, distributed=False))
+@benign("DUR", "DIST", base="sqlite", claims=replace(SQLITE, distributed=False))
 class IsForOneProcess(SqliteDriver):
     """Is durable, and has one process at a time."""
 
 
-@benign(base="sqlite")
+@benign("DUR", base="sqlite")
 class NoticesADeathLate(SqliteDriver):
     """Looks for dead workers every three seconds, within what it claims."""
 
@@ -106,7 +106,7 @@ class NoticesADeathLate(SqliteDriver):
         sessions.reap_now_and_then = reap_seldom  # type: ignore[method-assign]
 
 
-@benign(claims=replace(SIMPLE, fifo=False))
+@benign("QUE", "TIME", "FIFO", claims=replace(SIMPLE, fifo=False))
 class StartsInAnyOrder(SimpleDriver):
     """Claims no order, and has none."""
 
@@ -123,7 +123,7 @@ class StartsInAnyOrder(SimpleDriver):
         return subscription
 
 
-@benign(base="sqlite", claims=replace(SQLITE, fifo=False))
+@benign("QUE", "DIST", "FIFO", base="sqlite", claims=replace(SQLITE, fifo=False))
 class LeasesInAnyOrder(SqliteDriver):
     """The same, on SQLite."""
 
@@ -134,7 +134,7 @@ class LeasesInAnyOrder(SqliteDriver):
         return fetches(await super().subscribe(queues), shuffled)
 
 
-@benign(base="sqlite")
+@benign("PERF", "CONC", "FIFO", base="sqlite")
 class HandsOutOneAtATime(SqliteDriver):
     """Leases a single job at each fetch, however many are asked for."""
 

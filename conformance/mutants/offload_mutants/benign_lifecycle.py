@@ -23,7 +23,7 @@ from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
 
 
-@benign()
+@benign("LIFE", "PERF")
 class FarAway(SimpleDriver):
     """Takes its time to connect, to begin and to close, as a server on another continent."""
 
@@ -53,7 +53,7 @@ class Hesitant(SimpleSubscription):
         return await super().settle(settlements)
 
 
-@benign()
+@benign("LIFE", "CONC", "FIFO")
 class FetchesOneByOne(SimpleDriver):
     """Polls, and takes one job at a time."""
 
@@ -62,7 +62,7 @@ class FetchesOneByOne(SimpleDriver):
         return self._subscription
 
 
-@benign()
+@benign("PERF", "DEAD")
 class HasIdsOfItsOwn(DriverWorker):
     """Gives ids in no order, and of another form."""
 
@@ -73,7 +73,7 @@ class HasIdsOfItsOwn(DriverWorker):
         return msgspec.structs.replace(super()._make_entry(*args), id=f"{{{uuid.uuid4()}}} é")
 
 
-@benign()
+@benign("REG", "ARGS", "FAIL")
 class WrapsItsHandlers(Wrapper):
     """Registers functions of its own around the handlers, as middleware does."""
 
@@ -91,7 +91,7 @@ class WrapsItsHandlers(Wrapper):
         return wrapped if callable(handler) else handler
 
 
-@benign()
+@benign("LIFE")
 class StopsInATask(Wrapper):
     """Calls its client library in tasks that it shields."""
 
@@ -111,7 +111,7 @@ class StopsInATask(Wrapper):
             raise
 
 
-@benign()
+@benign("LIFE")
 class HoldsAFileWhileOpen(SimpleDriver):
     """Connects anew at each opening, and has something to close."""
 
@@ -124,12 +124,12 @@ class HoldsAFileWhileOpen(SimpleDriver):
 
 
 @offering(Option("token", "", str, secret=True))
-@benign()
+@benign("CONF")
 class LetsAnybodyIn(TakesAPassword):
     """Takes a user and a password, and an option that is a secret, and shows none of them."""
 
 
-@benign(base="sqlite")
+@benign("LIFE", "PERF", base="sqlite")
 class SlowDisk(SqliteDriver):
     """Takes three milliseconds more to store, and ten to open and to close."""
 

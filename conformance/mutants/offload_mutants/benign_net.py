@@ -9,7 +9,7 @@ from offload_mutants.net_driver import ADAPTER, NetDriver
 from offload_mutants.registry import benign
 
 
-@benign(base="net", quick=False)
+@benign("LIFE", "PERF", "DUR", "DIST", base="net", quick=False)
 class KeepsJobsOnAServer(NetDriver):
     """Connects to a server that may go away, and comes back to it by itself."""
 
@@ -17,21 +17,28 @@ class KeepsJobsOnAServer(NetDriver):
 NOT_DURABLE = replace(ADAPTER.claims, durable=False)
 
 
-@benign(base="net", claims=NOT_DURABLE, quick=False)
+@benign("DIST", base="net", claims=NOT_DURABLE, quick=False)
 class KeepsJobsInTheMemoryOfAServer(NetDriver):
     """Is shared by several processes, whose jobs go with its server, and claims no more."""
 
     backend = (wire.FORGETS,)
 
 
-@benign(base="net", claims=NOT_DURABLE, limits=replace(ADAPTER.limits, recovery=None), quick=False)
+@benign(
+    "DUR",
+    "DIST",
+    base="net",
+    claims=NOT_DURABLE,
+    limits=replace(ADAPTER.limits, recovery=None),
+    quick=False,
+)
 class RunsEachJobAtMostOnce(NetDriver):
     """Forgets what it hands over, as a plain pop does: a worker that dies takes it along."""
 
     backend = (wire.FORGETS, wire.POPS)
 
 
-@benign(base="net")
+@benign("LIFE", "PERF", base="net")
 class ConnectsAnewAtEachStart(NetDriver):
     """Drops the connection with which it has performed, to consume over one of its own."""
 

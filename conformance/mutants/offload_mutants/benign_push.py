@@ -11,7 +11,7 @@ from offload_mutants.bare_worker import ADAPTER, BareDriver
 from offload_mutants.registry import benign
 
 
-@benign(base="bare", limits=replace(ADAPTER.limits, lateness=timedelta(seconds=1)))
+@benign("FAIL", base="bare", limits=replace(ADAPTER.limits, lateness=timedelta(seconds=1)))
 class RetriesLate(BareDriver):
     """Finds a third of a second late what is to be run again, and states that."""
 

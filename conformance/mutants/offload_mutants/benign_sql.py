@@ -6,6 +6,6 @@ from offload_mutants.registry import benign
 from offload_mutants.sql_driver import SqlDriver
 
 
-@benign(base="sql", quick=False)
+@benign("PERF", "DUR", "DIST", "FIFO", base="sql", quick=False)
 class KeepsJobsInTables(SqlDriver):
     """Polls two tables of one file."""

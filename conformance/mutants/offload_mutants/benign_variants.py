@@ -34,7 +34,7 @@ from offload_sqlite.subscription import SqliteSubscription
 NO_ORDER = replace(offload_simple.ADAPTER.claims, fifo=False)
 
 
-@benign()
+@benign("PERF", "TIME")
 class SlowToAccept(SimpleDriver):
     """Takes two milliseconds for each batch, as a far server does."""
 
@@ -43,7 +43,7 @@ class SlowToAccept(SimpleDriver):
         await super().enqueue(entries)
 
 
-@benign()
+@benign("PERF", "TIME")
 class SlowToAnswer(Wrapper):
     """Answers a perform after the job may have run already."""
 
@@ -83,7 +83,7 @@ class _Slow(SimpleSubscription):
         return await super().settle(settlements)
 
 
-@benign()
+@benign("LIFE", "PERF", "CONC")
 class SlowToFetchAndSettle(Consuming):
     """Takes a millisecond for each fetch, and for each verdict."""
 
@@ -98,7 +98,7 @@ class _Polling(SimpleSubscription):
         await asyncio.sleep(min(timeout, 0.005))
 
 
-@benign()
+@benign("PERF", "TIME")
 class Polls(Consuming):
     """Knows neither when something arrives nor when it is due, and looks every 5 ms."""
 
@@ -112,7 +112,7 @@ class _Shuffling(SimpleSubscription):
         return await super().fetch(limit)
 
 
-@benign(claims=NO_ORDER)
+@benign("QUE", "FIFO", claims=NO_ORDER)
 class KeepsNoOrder(Consuming):
     """Takes the jobs of a queue in any order, and claims none."""
 
@@ -131,7 +131,7 @@ class _Stack(SimpleSubscription):
         return fetched
 
 
-@benign(claims=NO_ORDER)
+@benign("QUE", "FIFO", claims=NO_ORDER)
 class TakesTheLatestFirst(Consuming):
     """Each queue is a stack, and no order is claimed."""
 
@@ -144,7 +144,7 @@ class _Late(Memory):
         super()._push(job)
 
 
-@benign()
+@benign("TIME")
 class RoundsUpOnceMore(SimpleDriver):
     """Adds a millisecond to what is due later, to be on the safe side."""
 
@@ -160,6 +160,8 @@ class _InTicks(Memory):
 
 
 @benign(
+    "TIME",
+    "FAIL",
     limits=replace(offload_simple.ADAPTER.limits, lateness=timedelta(milliseconds=60)),
     deviations={"TIME-10": "the scheduler counts ticks of 20 ms"},
 )
@@ -171,7 +173,7 @@ class CountsInTicks(SimpleDriver):
         self._memory = _InTicks()
 
 
-@benign()
+@benign("PERF", "LIFE")
 class CannotCount(Wrapper):
     """Has no way to count its jobs, and says so."""
 
@@ -179,7 +181,7 @@ class CannotCount(Wrapper):
         raise UnsupportedError("no counts here")
 
 
-@benign(base="sqlite")
+@benign("PERF", "DIST", base="sqlite")
 class CountsOnlyWhatWaits(SqliteDriver):
     """Can't tell what is scheduled, nor what runs, and says so."""
 
@@ -191,17 +193,26 @@ class CountsOnlyWhatWaits(SqliteDriver):
         }
 
 
-@benign(limits=replace(offload_simple.ADAPTER.limits, max_job_bytes=10_000, max_delay=timedelta(1)))
+@benign(
+    "PERF",
+    "TIME",
+    "ARGS",
+    limits=replace(offload_simple.ADAPTER.limits, max_job_bytes=10_000, max_delay=timedelta(1)),
+)
 class HasNarrowLimits(SimpleDriver):
     """Takes small jobs only, and for a day at most."""
 
 
-@benign(limits=replace(offload_simple.ADAPTER.limits, max_delay=timedelta(days=2_900_000)))
+@benign(
+    "TIME",
+    "FAIL",
+    limits=replace(offload_simple.ADAPTER.limits, max_delay=timedelta(days=2_900_000)),
+)
 class ReachesToTheEndOfTime(SimpleDriver):
     """Takes jobs for almost as far as a datetime can tell."""
 
 
-@benign(base="sqlite")
+@benign("PERF", "FIFO", base="sqlite")
 class StoresOneByOne(SqliteDriver):
     """Takes what comes together one by one, each in a transaction of its own."""
 
@@ -210,7 +221,7 @@ class StoresOneByOne(SqliteDriver):
             await super().enqueue([entry])
 
 
-@benign(base="sqlite")
+@benign("LIFE", base="sqlite")
 class ConnectsTwice(SqliteDriver):
     """Opens its file, closes it, and opens it again, to see that it can."""
 
@@ -228,7 +239,7 @@ class _Deaf(SqliteSubscription):
         return Fetched((await super().fetch(limit)).deliveries)
 
 
-@benign(base="sqlite")
+@benign("PERF", "TIME", "DIST", base="sqlite")
 class HearsNoBell(SqliteDriver):
     """Looks into its file every 5 ms, and tells no time to wait for."""
 
@@ -251,7 +262,7 @@ def _turned(stored: T) -> T:
     return msgspec.structs.replace(stored, body=stored.body[::-1])
 
 
-@benign()
+@benign("ARGS", "PERF")
 class StoresOtherBytes(Consuming):
     """Writes what it stores backwards, and reads it so."""
 

@@ -58,6 +58,11 @@ class Stored:
 
 
 @benign(
+    "CONF",
+    "LIFE",
+    "PERF",
+    "FAIL",
+    "CONC",
     claims=Claims(fifo=False, durable=False, distributed=False, dead_letters=False),
     limits=Limits(
         max_job_bytes=100_000,

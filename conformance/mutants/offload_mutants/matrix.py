@@ -1,8 +1,8 @@
 """The matrix: every variant against the rules. `python -m offload_mutants.matrix [--full] […]`.
 
-A mutant is tried by the rule that it names, a benign variant by all; with `--full` every variant
-by all. Prints a row for each: whether its own rule killed it, and which other rules fell; and at
-the end, for each rule, how many mutants it has killed.
+A mutant is tried by the rule that it names, a benign variant by those of the chapters that it
+stretches; with `--full` every variant by all. Prints a row for each: whether its own rule killed
+it, and which other rules fell; and at the end, for each rule, how many mutants it has killed.
 
 Exits with 1 unless every mutant is killed by the rule that it names, and takes no rule along but
 those that it says may fall with it; every benign variant passed; and, when all variants are
@@ -20,9 +20,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,13 +30,14 @@ import msgspec
 
 from offload_conformance import suite
 from offload_conformance.authors import free_port
+from offload_conformance.certificate import FULL as FULL_PROFILE
 from offload_conformance.certificate import Certificate
 from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-AT_ONCE = 5
-"""For two cores: a run is idle for most of its time."""
+RIGHT_AT_ONCE, WRONG_AT_ONCE = 4, 8
+"""For two cores: the run of a mutant is idle for nine tenths of its time."""
 DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
@@ -45,6 +45,8 @@ LEAST = 2
 """Mutants that each rule must have killed: who writes one test for one mutant is blind to more."""
 FULL = "--full"
 """The option that tries every variant by every rule."""
+
+CHAPTER = {chapter.key: chapter for chapter in CHAPTERS}
 
 running: set[int] = set()
 """The process groups of the runs that are under way."""
@@ -94,7 +96,8 @@ class Row:
         return "passed" if self.is_right else "FALSE ALARM"
 
     def __str__(self) -> str:
-        text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.seconds:4.0f} s  {self.variant.name:<44}"
+        text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.seconds:4.0f} s  "
+        text += f"{self.variant.name:<44}"
         told = {
             "also": [rule for rule in self.fallen if rule != self.variant.breaks],
             "UNRELATED": self.strays if self.variant.breaks else [],
@@ -113,6 +116,28 @@ def runs() -> ForkServerContext:
     return context
 
 
+def judge_all(*groups: tuple[Sequence[Variant], int], full: bool) -> list[Row]:
+    """Let the kit try all variants, of each group at most so many at once, and print each row."""
+    context, rows = runs(), list[Row]()
+    pools = [ThreadPoolExecutor(at_once) for _, at_once in groups]
+    judging = [
+        pool.submit(judge, variant, context, full=full)
+        for (variants, _), pool in zip(groups, pools, strict=True)
+        for variant in variants
+    ]
+    try:
+        for done in as_completed(judging):
+            rows.append(done.result())
+            print(rows[-1], flush=True)
+    except BaseException:
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for group in running.copy():
+            os.killpg(group, signal.SIGKILL)
+        raise
+    return rows
+
+
 def judge(variant: Variant, context: ForkServerContext, *, full: bool) -> Row:
     """Let the kit try a variant, and take the time."""
     began = time.monotonic()
@@ -125,8 +150,8 @@ def judge_in_process(variant: Variant, context: ForkServerContext, *, full: bool
     with tempfile.TemporaryDirectory() as folder:
         arguments = [url_of(variant, folder), "--out", folder]
         arguments += ["--quick"] if variant.quick else []
-        if variant.breaks and not full:
-            arguments += ["--rule", variant.breaks]
+        if not full:
+            arguments += [part for rule in rules_for(variant) for part in ("--rule", rule)]
         errors = Path(folder, "errors")
         trouble = end_of(context.Process(target=certify, args=(variant.name, arguments, errors)))
         for file in Path(folder).glob("mutant*.json"):
@@ -135,13 +160,20 @@ def judge_in_process(variant: Variant, context: ForkServerContext, *, full: bool
     return Row(variant, trouble=": ".join([trouble, *last]))
 
 
+def rules_for(variant: Variant) -> list[str]:
+    """The rules that try it, unless all do."""
+    if variant.breaks:
+        return [variant.breaks]
+    return [rule.id for key in variant.chapters for rule in CHAPTER[key].rules]
+
+
 def certify(name: str, arguments: list[str], errors: Path) -> None:
     """Have the certificate of a variant written; for the process that is its own."""
     from offload_conformance.commands import certify
 
     os.setsid()  # it is ended with the workers that it has started
     os.environ["OFFLOAD_MUTANT"] = name
-    if "--rule" in arguments:  # the first failure is enough
+    if VARIANTS[name].breaks and "--rule" in arguments:  # the first failure is enough
         os.environ["PYTEST_ADDOPTS"] = "--exitfirst"
     for stream, path in ((1, Path(os.devnull)), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
@@ -180,8 +212,8 @@ def read(variant: Variant, certificate: Certificate) -> Row:
         [
             rule.id
             for rule in certificate.rules
-            # In the quick profile some rules have no test.
-            if rule.verdict not in fine and (rule.tests or not variant.quick)
+            # In a shorter profile some rules have no test.
+            if rule.verdict not in fine and (rule.tests or certificate.profile == FULL_PROFILE)
         ],
     )
 
@@ -191,20 +223,14 @@ def main(arguments: list[str]) -> int:
     full = FULL in arguments
     names = [argument for argument in arguments if argument != FULL]
     chosen = [VARIANTS[name] for name in names] or list(VARIANTS.values())
-    rows: list[Row] = []
     os.environ["OFFLOAD_KIT_DEADLINE"] = DEADLINE
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once for all, not once for each
-    with ThreadPoolExecutor(AT_ONCE) as pool, tempfile.TemporaryDirectory() as compiled:
+    # Those that take longest begin.
+    right = sorted((v for v in chosen if not v.breaks), key=lambda variant: variant.quick)
+    wrong = [variant for variant in chosen if variant.breaks]
+    with tempfile.TemporaryDirectory() as compiled:
         os.environ["PYTHONPYCACHEPREFIX"] = compiled
-        try:
-            for row in pool.map(partial(judge, context=runs(), full=full), chosen):
-                print(row, flush=True)
-                rows.append(row)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for group in running.copy():
-                os.killpg(group, signal.SIGKILL)
-            raise
+        rows = judge_all((right, RIGHT_AT_ONCE), (wrong, WRONG_AT_ONCE), full=full)
     show(rows)
     bare = [] if names else too_few(rows)
     if bare:

@@ -34,6 +34,8 @@ class Variant:
     """The rule that it must break; None for a benign one."""
     also: tuple[str, ...]
     """Rules that may fall with it."""
+    chapters: tuple[str, ...]
+    """Those that a benign one stretches: in which it may be taken for wrong."""
     quick: bool
     """Whether the quick profile is enough to judge it."""
     backend: tuple[str, ...]
@@ -56,7 +58,7 @@ def mutant(
 
 
 def benign(
-    *,
+    *chapters: str,
     base: str = "simple",
     claims: Claims | None = None,
     limits: Limits | None = None,
@@ -64,13 +66,15 @@ def benign(
     quick: bool = True,
 ) -> Callable[[Make], Make]:
     """Register an adapter that is unusual and right, but for the deviations that it states."""
-    return lambda make: _register(make, None, (), base, claims, limits, deviations, quick=quick)
+    return lambda make: _register(
+        make, None, chapters, base, claims, limits, deviations, quick=quick
+    )
 
 
 def _register(
     make: Make,
     breaks: str | None,
-    also: tuple[str, ...],
+    named: tuple[str, ...],
     base: str,
     claims: Claims | None,
     limits: Limits | None,
@@ -91,5 +95,6 @@ def _register(
         raise ValueError(f"two variants are called {name}")
     story = (make.__doc__ or "").strip()
     backend = getattr(make, "backend", ())
-    VARIANTS[name] = Variant(name, base, adapter, story, breaks, also, quick, backend)
+    also, chapters = (named, ()) if breaks else ((), named)
+    VARIANTS[name] = Variant(name, base, adapter, story, breaks, also, chapters, quick, backend)
     return make
