@@ -54,6 +54,47 @@ async def test_conc_1_and_2_as_many_as_allowed_and_never_more(connect, url, reco
     assert recorder.most_running == 7
 
 
+async def test_conc_1_a_handler_that_outlives_a_stop_keeps_its_slot(connect, url):
+    worker = connect(url, concurrency=3, grace="0s")
+    begun, let_go = threading.Event(), threading.Event()
+    running: list[int] = []
+    ended: list[int] = []
+    most = 0
+
+    def deaf_at_first(args):
+        if not begun.is_set():
+            begun.set()
+            let_go.wait(DEADLINE)
+
+    async def brief(args):
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        await asyncio.sleep(0.001)
+        ended.append(running.pop())
+
+    async def most_at_once() -> int:
+        nonlocal most
+        most, before = 0, len(ended)
+        await worker.perform_many([Job("brief")] * 30)
+        while len(ended) < before + 30:
+            await asyncio.sleep(0.001)
+        return most
+
+    worker.register("deaf", deaf_at_first)
+    worker.register("brief", brief)
+    await worker.start()
+    await worker.perform(Job("deaf"))
+    await asyncio.to_thread(begun.wait, DEADLINE)
+    await worker.stop()
+    await worker.start()
+    async with asyncio.timeout(DEADLINE):
+        assert await most_at_once() == 2
+        let_go.set()
+        while await most_at_once() < 3:
+            pass
+
+
 async def test_conc_1_holds_under_failure(connect, url, recorder):
     worker = connect(url, concurrency=3, max_attempts=1)
 

@@ -38,7 +38,7 @@ async def test_a_handler_that_cancels_every_task_of_the_loop_costs_no_slot(caplo
     await worker.perform(Job("job", {"n": 12}))
     await until(lambda: 12 in ran)
     runner, settler = worker._dispatcher._runner, worker._dispatcher._settler
-    await until(lambda: not (runner.busy_slots or runner.runs or settler.unsettled))
+    await until(lambda: not (worker._slots.busy or runner.runs or settler.unsettled))
     lines = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert {line.getMessage() for line in lines} == {
         "the worker's fetch loop was cancelled by the application; it begins again",
@@ -70,7 +70,7 @@ async def test_a_run_that_is_cancelled_before_its_first_step_frees_its_slot(kind
 
     runner._begin = begin_and_interrupt
     await worker.perform(Job("job"))
-    await until(lambda: runner._begin is begin and not runner.busy_slots)
+    await until(lambda: runner._begin is begin and not worker._slots.busy)
     assert not runner.runs
     if why is not Interruption.LEASE_LOST:  # then another worker has it
         await until(lambda: begun)

@@ -42,7 +42,7 @@ class Count:
             self.changed.set()
 
     def compare(self) -> None:
-        busy = self.worker._dispatcher._runner.busy_slots
+        busy = self.worker._slots.busy
         # A slot is taken when a task is made for it, which may not have begun yet.
         if busy < self.running:
             self.wrong.append((busy, self.running))
@@ -169,10 +169,10 @@ async def run(  # noqa: C901 - one story
                 let_go.set()
             await asyncio.sleep(0.005)
         let_go.set()
-        runner, settler = worker._dispatcher._runner, worker._dispatcher._settler
+        settler = worker._dispatcher._settler
         memory = driver._memory
         while (
-            runner.busy_slots
+            worker._slots.busy
             or settler.deliveries()
             or memory.running
             or memory.scheduled

@@ -100,7 +100,7 @@ async def test_a_call_that_fails_costs_no_slot_and_no_other_job(place, at, error
     await worker.perform_many([Job(("async", "plain")[n % 2], {"n": n}) for n in range(JOBS)])
     runner, settler = worker._dispatcher._runner, worker._dispatcher._settler
     async with asyncio.timeout(DEADLINE):
-        while runner.busy_slots or settler.unsettled or any(await unfinished(worker)):
+        while worker._slots.busy or settler.unsettled or any(await unfinished(worker)):
             await asyncio.sleep(0.005)
     assert not runner.runs
     monkeypatch.undo()

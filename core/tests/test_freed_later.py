@@ -66,7 +66,7 @@ async def test_a_def_handler_that_fails_after_its_timeout_keeps_nothing():
         await worker.perform(Job("slow"))
         await until(lambda: runner.finished_jobs == 1)
         let_go.set()
-        await until(lambda: not runner.busy_slots)
+        await until(lambda: not worker._slots.busy)
         await asyncio.sleep(0)
         await until(lambda: refs[0]() is None)
     await worker.stop()

@@ -57,7 +57,7 @@ async def test_other_jobs_run_whatever_a_fetch_returns(nonsense, caplog):
     subscription.fetch = odd
     await worker.perform_many([Job("job", {"n": n}) for n in range(20)])
     async with asyncio.timeout(DEADLINE):
-        while len(ran) < 20 or worker._dispatcher._runner.busy_slots:
+        while len(ran) < 20 or worker._slots.busy:
             await asyncio.sleep(0.002)
     assert sorted(ran) == list(range(20))
     async with asyncio.timeout(DEADLINE):

@@ -82,7 +82,7 @@ async def test_an_odd_error_is_a_failure_of_its_job_alone(make, kind, max_attemp
     async with asyncio.timeout(DEADLINE):
         while len(ran) < 6 or (await worker.counts())["default"].dead < 6:
             await asyncio.sleep(0.005)
-    assert worker._dispatcher._runner.busy_slots == 0
+    assert worker._slots.busy == 0
     await worker.stop()
 
 

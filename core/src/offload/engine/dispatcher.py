@@ -18,6 +18,7 @@ from offload.engine.registry import Registry
 from offload.engine.run import Interruption
 from offload.engine.runner import Runner
 from offload.engine.settler import Batch, Settler
+from offload.engine.slots import Slots
 from offload.engine.stop_budget import StopBudget
 from offload.engine.supervisor import Supervised, end_if_cancelled, must_end
 from offload.errors import BackendError
@@ -49,12 +50,12 @@ class Dispatcher:
         subscription: Subscription,
         registry: Registry,
         observers: Observers,
-        concurrency: int,
+        slots: Slots,
         longest_delay: timedelta,
     ) -> None:
         self.subscription = subscription
         self._observers = observers
-        self._concurrency = concurrency
+        self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._outage = Outage()
         self._settler = Settler(subscription, self._settled, self._outage)
@@ -63,9 +64,10 @@ class Dispatcher:
             observers,
             self._settler,
             longest_delay,
-            self._use_slots,
+            slots,
             lambda: self._settle_loop.was_cancelled,
         )
+        slots.on_change = self._use_slots
         self.runs_caller = self._runner.runs_caller
 
         self._buffer: deque[Delivery] = deque()
@@ -97,11 +99,11 @@ class Dispatcher:
         prefetch = Prefetch()
         self._use_buffer()  # of a life before, which ended with an error
         while not self._runner.stopping:
-            held = self._runner.busy_slots + len(self._buffer) + self._settler.unsettled
-            limit = self._concurrency + prefetch.update(self._runner.ended_jobs) - held
+            held = self._slots.busy + len(self._buffer) + self._settler.unsettled
+            limit = self._slots.count + prefetch.update(self._runner.ended_jobs) - held
             if not self._buffer:
                 # Verdicts on their way must not keep a free slot waiting.
-                limit = max(limit, self._concurrency - self._runner.busy_slots)
+                limit = max(limit, self._slots.count - self._slots.busy)
             if limit <= 0:
                 self._room.clear()
                 await self._interruptibly(self._room.wait())
@@ -200,7 +202,7 @@ class Dispatcher:
         self._is_filling = True
         runner = self._runner
         try:
-            while self._buffer and runner.busy_slots < self._concurrency and not runner.stopping:
+            while self._buffer and self._slots.busy < self._slots.count and not runner.stopping:
                 runner.launch(self._buffer.popleft())
         finally:
             self._is_filling = False
@@ -268,11 +270,6 @@ class Dispatcher:
 
     # -- draining ------------------------------------------------------------
 
-    @property
-    def busy_slots(self) -> int:
-        """How many handlers run."""
-        return self._runner.busy_slots
-
     def abandon(self) -> None:
         """Clear up after the loop was closed without a drain."""
         if self._lease_keeper is not None:
@@ -298,7 +295,7 @@ class Dispatcher:
         # Not before the last fetch has ended: what it brings belongs behind what is here, and
         # would come to the head of its queue after it.
         self._give_back_buffer()
-        await self._wait_until(lambda: self._runner.busy_slots == 0, budget.grace)
+        await self._wait_until(lambda: self._slots.busy == 0, budget.grace)
         for run in list(self._runner.runs):
             self._runner.interrupt(run, Interruption.STOPPING)
         await self._wait_until(lambda: not self._runner.runs, budget.handlers)

@@ -27,6 +27,7 @@ from offload.engine.outbox import batches, told_how_many
 from offload.engine.processes import alive, left_to_the_parent, vigil
 from offload.engine.reach import Reach
 from offload.engine.registry import Registry
+from offload.engine.slots import Slots
 from offload.engine.states import Event, Life, Phase
 from offload.engine.stop_budget import StopBudget
 from offload.engine.supervisor import own_task
@@ -61,6 +62,7 @@ class DriverWorker(Worker):
         """What belongs to one process and one event loop, as it is before the first call."""
         self.loop = None
         self._life = Life(self._config)
+        self._slots = Slots(self._config[CONCURRENCY])
         self._dispatcher: Dispatcher | None = None
         self._draining: asyncio.Task[StopReport] | None = None
         self._reach = Reach(self, self._life, self._driver, self._make)
@@ -111,7 +113,7 @@ class DriverWorker(Worker):
                     subscription,
                     self._registry,
                     self._observers,
-                    self._config[CONCURRENCY],
+                    self._slots,
                     self.limits.max_delay,
                 )
             except BaseException:  # no thread was left for the leases
@@ -148,7 +150,7 @@ class DriverWorker(Worker):
         try:
             async with connection.last_turn(budget):
                 if self._dispatcher is not None:
-                    if busy := self._dispatcher.busy_slots:
+                    if busy := self._slots.busy:
                         within = format_duration(self._config[GRACE])
                         write(engine_log.warning, "draining: %d jobs, up to %s", busy, within)
                     finished, returned = await self._dispatcher.drain(budget)

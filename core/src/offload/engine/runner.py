@@ -24,6 +24,7 @@ from offload.engine.registry import Registry
 from offload.engine.results import nothing_left_of
 from offload.engine.run import Interruption, Run
 from offload.engine.settler import Settler
+from offload.engine.slots import Slots
 from offload.engine.supervisor import RESTART_SECONDS
 from offload.engine.threads import HandlerThreads, Outcome
 from offload.engine.verdicts import describe, let_frames_go, timed_out
@@ -52,28 +53,22 @@ class Runner:
         observers: Observers,
         settler: Settler,
         longest_delay: timedelta,
-        on_change: Callable[[], None],
+        slots: Slots,
         all_are_cancelled: Callable[[], bool],
     ) -> None:
-        """`on_change` is called when a run has ended, and when a slot has fallen free.
-
-        `all_are_cancelled` tells whether somebody has cancelled every task of the loop.
-        """
+        """`all_are_cancelled` tells whether somebody has cancelled every task of the loop."""
         self._all_are_cancelled = all_are_cancelled
         self._registry = registry
         self._observers = observers
         self._settler = settler
         self._failures = Failures(observers, settler, longest_delay)
-        self._on_change = on_change
+        self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._make_task = task_maker(self._loop)
         self._threads = HandlerThreads()
 
         self.runs: set[Run] = set()
         """Those that have no verdict yet."""
-        self.busy_slots = 0
-        """As many as there are handlers that run: those of runs, and those that go on after
-        theirs, in a thread or deaf to their cancellation."""
         self.ended_jobs = 0
         self.finished_jobs = 0
         """Those of them whose handlers came to an end of their own."""
@@ -145,7 +140,7 @@ class Runner:
 
     def _begin(self, run: Run) -> None:
         """Make the task of a run, which takes a slot from now on."""
-        self.busy_slots += 1
+        self._slots.busy += 1
         self.runs.add(run)
         work = self._run_async(run) if run.handler.is_async else self._run_in_thread(run)
         try:
@@ -154,7 +149,7 @@ class Runner:
             work.close()
             if run in self.runs:
                 self._end(run, error)
-                self._free_slot()
+                self._slots.free()
 
     def release(self, delivery: Delivery) -> None:
         """Give back what was never launched. Never raises."""
@@ -185,7 +180,7 @@ class Runner:
         try:
             self._end(run, error)
         finally:
-            self._free_slot()
+            self._slots.free()
             if error is not None:
                 let_frames_go(error)
                 del error  # this frame has been in its traceback, too
@@ -200,7 +195,7 @@ class Runner:
             call = self._threads.call(contextvars.copy_context(), run.handler.function, run.args)
         except BaseException as error:
             self._end(run, error)
-            self._free_slot()
+            self._slots.free()
         else:
             await self._follow(run, call)
 
@@ -222,11 +217,11 @@ class Runner:
             self._end(run, error)
         finally:
             if call.done():
-                self._free_slot()
+                self._slots.free()
             else:
                 self._tell_stubborn(run, "can't be stopped")
                 call.add_done_callback(self._end_late)
-                self._on_change()
+                self._slots.on_change()
             if error is not None:
                 let_frames_go(error)
                 del error
@@ -240,7 +235,7 @@ class Runner:
         error = call.result().error
         if error is not None:
             let_frames_go(error)
-        self._free_slot()
+        self._slots.free()
 
     def interrupt(self, run: Run, why: Interruption) -> None:
         """Cancel a run, which may not have begun: then no code of its own frees its slot."""
@@ -257,7 +252,7 @@ class Runner:
     def _end_unbegun(self, run: Run) -> None:
         if run in self.runs:
             self._end(run, asyncio.CancelledError("it was cancelled before it began"))
-            self._free_slot()
+            self._slots.free()
 
     def _set_timer(self, run: Run, seconds: float) -> None:
         run.timer = self._loop.call_later(seconds, self._time_out, run)
@@ -272,7 +267,7 @@ class Runner:
         if run in self.runs:
             self._tell_stubborn(run, "ignores its cancellation")
             self._end(run, None)
-            self._on_change()
+            self._slots.on_change()
 
     def _tell_stubborn(self, run: Run, how: str) -> None:
         write(
@@ -333,7 +328,3 @@ class Runner:
         self._leave(run)
         self.returned.append(run.context.id)
         self._settler.add(Settlement(run.delivery, Verdict.RELEASE), run.context)
-
-    def _free_slot(self) -> None:
-        self.busy_slots -= 1
-        self._on_change()
