@@ -89,12 +89,18 @@ def _performs(history: list[Event], slack_ms: float) -> Iterator[str]:
 def _deaths(history: list[Event], slack_ms: float) -> Iterator[str]:
     """What was killed runs nothing any more, and what a fault hit was there."""
     killed, died_ms = None, dict[str, float]()
-    for event in named(history, "fault", "fault_hit", "started"):
+    unended: set[str] = set()
+    for event in named(history, "accepted", "ended", "fault", "fault_hit", "started"):
         what = event.what
-        if event.name == "fault":
+        if event.name == "accepted":
+            unended.update(what["ids"])
+        elif event.name == "ended":
+            unended.discard(what["id"])
+        elif event.name == "fault":
             killed = str(what["worker"]) if what["kind"] == "kill" and "worker" in what else killed
         elif event.name == "fault_hit":
-            if not (what.get("running") or what.get("connections")):
+            left = unended.intersection(what.get("left", ()))
+            if not (what.get("running") or what.get("connections") or left):
                 yield f"the fault of event {event.number} hit nothing"
             if what["kind"] == "kill" and killed is not None:
                 died_ms[killed] = event.wall_ms

@@ -15,10 +15,13 @@ from typing import Self
 
 import offload
 from offload_conformance import wrong_clock
-from offload_conformance.checks.runs import running_now
+from offload_conformance.checks.runs import running_now, unended_ids
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
 from offload_conformance.tracing import connect
+
+MANY = 10
+"""As many ids of jobs are recorded as prove that there were some."""
 
 
 class WorkerProcess:
@@ -67,15 +70,19 @@ class WorkerProcess:
             raise AssertionError("not entered")
         return self._process
 
-    async def kill(self) -> None:
-        """End it as kill -9 does; the history shows what it was doing."""
+    async def kill(self, *, between_jobs: bool = False) -> None:
+        """End it as kill -9 does; the history shows what it was doing.
+
+        It hits a handler, or with `between_jobs` any worker that has jobs left.
+        """
         history = self._stage.history
         history.add("fault", kind="kill", worker=self.name)
         running = running_now(history.events, self.name)
+        left = unended_ids(history.events)[:MANY] if between_jobs else []
         self.process.kill()
         await self.process.wait()
-        if running:
-            history.add("fault_hit", kind="kill", running=running)
+        if running or left:
+            history.add("fault_hit", kind="kill", running=running, left=left)
 
     async def wait(self) -> int:
         """Its exit code, once it has ended by itself."""

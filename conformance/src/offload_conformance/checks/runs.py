@@ -180,6 +180,12 @@ def running_now(events: list[Event], worker: str) -> list[str]:
     return [job_id for state in last for job_id, _ in state]
 
 
+def unended_ids(events: list[Event]) -> list[str]:
+    """The ids of the accepted jobs of which no run has ended in this history."""
+    ended = {event.what["id"] for event in named(events, "ended")}
+    return [job_id for job_id in accepted_ids(events) if job_id not in ended]
+
+
 def most_running(events: list[Event]) -> int:
     """How many handlers ran at once, at most."""
     return max(map(len, running(events)), default=0)

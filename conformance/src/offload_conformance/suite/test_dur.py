@@ -12,6 +12,7 @@ import pytest
 from offload import BackendUnavailableError, Worker
 from offload_conformance.authors import Server
 from offload_conformance.checks import CHECKS
+from offload_conformance.checks.runs import unended_ids
 from offload_conformance.lab import Lab
 from offload_conformance.processes import WorkerProcess
 from offload_conformance.proxy import FaultProxy
@@ -129,13 +130,14 @@ def ran_again(lab: Lab, tag: str) -> set[str]:
 async def test_DUR_1_killed_again_and_again_at_any_instant(lab: Lab) -> None:
     """Also between taking a job and its handler, and amid its verdict."""
     options = {"max_attempts": 50, "concurrency": 4, **lab.lease[0]}
-    performer = lab.worker(**options)
-    await lab.perform_many(performer, "many", MANY, do={"*": [["work", 0.01]]})
-    await leave(lab, performer)
     for runs in KILLED_AFTER:
+        performer = lab.worker(**options)
+        left = len(unended_ids(lab.history.events))
+        await lab.perform_many(performer, "many", MANY - left, do={"*": [["work", 0.01]]})
+        await leave(lab, performer)
         async with lab.process(**options) as victim:
             await until_more_runs(lab, runs)
-            await victim.kill()
+            await victim.kill(between_jobs=True)
     if lab.limits.reconnect is not None:
         await kill_before_what_it_took_arrives(lab, **options)
     async with lab.process(**options):
@@ -153,7 +155,7 @@ async def kill_before_what_it_took_arrives(lab: Lab, **options: Any) -> None:
         proxy.mute()
         is_lost = lambda: any(hit.what["kind"] == "mute" for hit in lab.history.named("fault_hit"))  # noqa: E731
         await lab.stage.until("an answer to be lost", is_lost)
-        await victim.kill()
+        await victim.kill(between_jobs=True)
 
 
 async def until_more_runs(lab: Lab, count: int) -> None:
