@@ -52,7 +52,7 @@ async def _channel(url: str, queue_type: str = "quorum") -> AsyncIterator[Abstra
 
 async def _publish(channel: AbstractChannel, args: dict[str, Any]) -> None:
     job_id = secrets.token_hex(8)
-    job = {"v": 1, "id": job_id, "handler": HANDLER, "enqueued_at": time.time_ns(), "args": args}
+    job = {"v": 1, "id": job_id, "handler": HANDLER, "enqueued_ms": time.time_ns(), "args": args}
     await channel.basic_publish(
         _encode(job), routing_key=QUEUE, properties=_PERSISTENT, mandatory=True
     )

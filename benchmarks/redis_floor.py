@@ -68,7 +68,7 @@ _running: contextvars.ContextVar[bytes] = contextvars.ContextVar("running")
 
 def _entry(args: dict[str, Any]) -> bytes:
     job_id = secrets.token_hex(8)
-    job = {"v": 1, "id": job_id, "handler": HANDLER, "enqueued_at": time.time_ns(), "args": args}
+    job = {"v": 1, "id": job_id, "handler": HANDLER, "enqueued_ms": time.time_ns(), "args": args}
     return job_id.encode() + _encode(job)
 
 

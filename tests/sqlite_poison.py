@@ -31,7 +31,7 @@ class Zeros(NamedTuple):
 Row = tuple[str, dict[str, Any]]
 """A table, and values by column."""
 
-body = json.dumps({"v": 1, "id": "x", "handler": "note", "enqueued_at": 1, "args": {}}).encode()
+body = json.dumps({"v": 1, "id": "x", "handler": "note", "enqueued_ms": 1, "args": {}}).encode()
 
 GOOD: dict[str, dict[str, Any]] = {
     "job": {"session": 0, "queue": "default", "id": "a", "attempt": 0, "due_ms": 0, "body": body},

@@ -293,7 +293,7 @@ async def test_a_name_from_the_wire_forges_no_line(connect, sqlite_url, caplog):
     log = Log()
     worker.observe(log)
     await worker.start()
-    body = b'{"v":1,"id":"x","handler":"a\\nERROR \\u001b[2J forged","enqueued_at":1,"args":{}}'
+    body = b'{"v":1,"id":"x","handler":"a\\nERROR \\u001b[2J forged","enqueued_ms":1,"args":{}}'
     inject = inject_into(Path(path))
     await inject(namespace="offload", queue="default", body=body)
     await worker.perform(Job("nobody"))

@@ -354,7 +354,7 @@ class Undertaker:
         return ids
 
     def _letter(self, job_id: str, queue: str) -> Message:
-        body = b'{"v":1,"id":"%b","handler":"note","enqueued_at":1764020000123,"args":{}}'
+        body = b'{"v":1,"id":"%b","handler":"note","enqueued_ms":1764020000123,"args":{}}'
         delivery = Delivery(job_id, queue, body % job_id.encode(), 4, 0, None)
         traceback = "Traceback (most recent call last):\n" + 20 * '  File "app.py", line 7, in f\n'
         return self._router.dead(delivery, Failure("ValueError: no", traceback, 4), FRAME_MAX)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("busy-broker")
 
 
 def envelope() -> bytes:
-    return b'{"v":1,"id":"p","handler":"note","enqueued_at":7,"args":{}}'
+    return b'{"v":1,"id":"p","handler":"note","enqueued_ms":7,"args":{}}'
 
 
 async def test_600_nested_tables_cost_no_other_job_anything(

@@ -20,7 +20,7 @@ YEARS = timedelta(days=8 * 365)
 
 
 def envelope(job_id: str, args: str = "{}", handler: str = "note", v: int = 1) -> bytes:
-    text = f'{{"v":{v},"id":"{job_id}","handler":"{handler}","enqueued_at":7,"args":{args}}}'
+    text = f'{{"v":{v},"id":"{job_id}","handler":"{handler}","enqueued_ms":7,"args":{args}}}'
     return text.encode()
 
 
@@ -175,7 +175,7 @@ async def test_a_job_that_is_due_lies_in_its_queue(make, stranger, space):
     assert properties.message_id == job_id
     assert (properties.delivery_mode, properties.content_type) == (2, "application/json")
     body = json.loads(message.body)
-    assert before <= body.pop("enqueued_at") <= now_ms()
+    assert before <= body.pop("enqueued_ms") <= now_ms()
     args = {"to": "a@b.c", "n": 1}
     assert body == {"v": 1, "id": job_id, "handler": "send_email", "args": args}
 

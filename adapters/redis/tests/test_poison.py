@@ -25,7 +25,7 @@ LONG_LINE = 4000
 
 
 def envelope(job_id: str, handler: str = "note") -> str:
-    return f'{{"v":1,"id":"{job_id}","handler":"{handler}","enqueued_at":7,"args":{{}}}}'
+    return f'{{"v":1,"id":"{job_id}","handler":"{handler}","enqueued_ms":7,"args":{{}}}}'
 
 
 # -- the generator ---------------------------------------------------------------

@@ -194,7 +194,7 @@ async def test_a_dead_letter_with_an_odd_id_is_shown_requeued_and_discarded(
     make, idle, store, keys, recorder, job_id
 ):
     worker = make()
-    body = b'{"v":1,"id":"a","handler":"note","enqueued_at":7,"args":{"n":1}}'
+    body = b'{"v":1,"id":"a","handler":"note","enqueued_ms":7,"args":{"n":1}}'
     worker.register("note", recorder.note)
     for turn in ("requeue", "discard"):
         store.zadd(keys.dead, {job_id: 5})
@@ -336,7 +336,7 @@ async def test_an_entry_is_as_readable_after_a_crash_as_before(make, idle, store
     """The counts and times of strangers, at the ends of what is read."""
     worker = make()
     worker.register("note", recorder.note)
-    body = '{"v":1,"id":"a","handler":"note","enqueued_at":7,"args":{}}'
+    body = '{"v":1,"id":"a","handler":"note","enqueued_ms":7,"args":{}}'
     heads = ["a 999999999 5", "b 0 9999999999999999", "c 0 -999999999999999"]
     for number, head in enumerate(heads):
         store.hset(keys.running, f"ghost.{number}", f"{head} {body}")

@@ -15,7 +15,7 @@ SOON = constant(timedelta(milliseconds=30))
 
 
 def envelope(job_id: str, args: str = "{}", handler: str = "note", v: int = 1) -> str:
-    return f'{{"v":{v},"id":"{job_id}","handler":"{handler}","enqueued_at":7,"args":{args}}}'
+    return f'{{"v":{v},"id":"{job_id}","handler":"{handler}","enqueued_ms":7,"args":{args}}}'
 
 
 def now_ms() -> int:
@@ -30,11 +30,11 @@ async def test_a_job_that_is_due_lies_in_ready(make, store, keys, space):
     job_id = await make().perform(Job("send_email", {"to": "a@b.c", "n": 1}))
     (entry,) = store.lrange(f"{space}:{{default}}:ready", 0, -1)
     head, body = entry.split(b" {", 1)
-    due, enqueued_at = int(head.split()[2]), json.loads(b"{" + body)["enqueued_at"]
-    assert before <= due <= now_ms() and before <= enqueued_at <= now_ms()
+    due, enqueued_ms = int(head.split()[2]), json.loads(b"{" + body)["enqueued_ms"]
+    assert before <= due <= now_ms() and before <= enqueued_ms <= now_ms()
     assert entry.decode() == (
         f'{job_id} 0 {due} {{"v":1,"id":"{job_id}","handler":"send_email",'
-        f'"enqueued_at":{enqueued_at},"args":{{"to":"a@b.c","n":1}}}}'
+        f'"enqueued_ms":{enqueued_ms},"args":{{"to":"a@b.c","n":1}}}}'
     )
     assert store.smembers(f"{space}:queues") == {b"default"}
     assert store.zrange(f"{space}:{{default}}:wake", 0, -1, withscores=True) == [(b"wake", 0.0)]
@@ -117,7 +117,7 @@ async def test_a_dead_letter_is_kept_with_its_reason(make, store, keys, recorder
     assert name == job_id.encode() and before <= died <= now_ms()
     body = envelope(job_id, '{"a":[1]}', "fail")
     kept = store.hget(keys.dead_jobs, job_id).decode()
-    assert kept.replace(str(json.loads(kept.split(" ", 3)[3])["enqueued_at"]), "7") == (
+    assert kept.replace(str(json.loads(kept.split(" ", 3)[3])["enqueued_ms"]), "7") == (
         f"{job_id} 0 {int(died)} {body}"
     )
     reason = json.loads(store.hget(keys.dead_reasons, job_id))

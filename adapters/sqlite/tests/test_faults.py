@@ -147,7 +147,7 @@ async def test_a_newer_wire_version_waits_for_a_worker_that_knows_it(sqlite_url,
     with sqlite3.connect(tmp_path / "jobs.db") as connection:
         connection.execute(
             "INSERT INTO offload_job (queue, id, due_ms, body) VALUES ('default', 'new', 0, ?)",
-            (b'{"v":2,"id":"new","handler":"note","enqueued_at":1,"args":{}}',),
+            (b'{"v":2,"id":"new","handler":"note","enqueued_ms":1,"args":{}}',),
         )
     connection.close()
     await log.until("job_retried")

@@ -278,5 +278,5 @@ class DropsWhatIsAMonthOld(SqliteDriver):
 
 def _is_a_month_old(body: bytes) -> bool:
     with contextlib.suppress(envelope.UndecodableError):
-        return envelope.decode(body).enqueued_at < now_ms() - 30 * 86_400_000
+        return envelope.decode(body).enqueued_ms < now_ms() - 30 * 86_400_000
     return False

@@ -15,7 +15,7 @@ ARGS = {
 GOLDEN = {
     "1": (
         '{"v":1,"id":"01a20f8befae73b38ac9eb170a676165","handler":"golden",'
-        '"enqueued_at":1764020000123,"args":{"user_id":123,"tags":["a","é"],"score":-0.5,'
+        '"enqueued_ms":1764020000123,"args":{"user_id":123,"tags":["a","é"],"score":-0.5,'
         '"big":18446744073709551615,"none":null,"empty":{}}}'
     ).encode(),
 }

@@ -1,6 +1,6 @@
 """The wire format: what a backend stores for a job, opaque to it. Versioned, JSON, documented.
 
-    {"v":1,"id":"…","handler":"send_email","enqueued_at":1764020000123,"args":{…}}
+    {"v":1,"id":"…","handler":"send_email","enqueued_ms":1764020000123,"args":{…}}
 
 The queue, the attempt and the due time are the backend's to keep, since they
 change without the job changing. Every version that was ever released is read
@@ -22,7 +22,7 @@ class Envelope(msgspec.Struct, frozen=True):
     v: int
     id: str
     handler: str
-    enqueued_at: int
+    enqueued_ms: int
     args: dict[str, Any]
 
 
@@ -32,7 +32,7 @@ class _Outgoing(msgspec.Struct, frozen=True):
     v: int
     id: str
     handler: str
-    enqueued_at: int
+    enqueued_ms: int
     args: msgspec.Raw
 
 

@@ -29,7 +29,7 @@ def is_plain(text: str) -> bool:
 
 def bury(path: Path, job_id: str, queue: str, handler: str, error: str, args: object) -> None:
     """Put a dead letter into a database, and a job of that queue beside it."""
-    job = {"v": 1, "id": "x", "handler": handler, "enqueued_at": 1, "args": args}
+    job = {"v": 1, "id": "x", "handler": handler, "enqueued_ms": 1, "args": args}
     body = json.dumps(job).encode()
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(

@@ -119,7 +119,7 @@ class Runner:
             delivery.queue,
             job.handler,
             delivery.attempt,
-            job.enqueued_at,
+            job.enqueued_ms,
             delivery.due_ms,
         )
         handler = self._registry.get(job.handler)
