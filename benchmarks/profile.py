@@ -71,9 +71,8 @@ def _config(scheme: str, folder: str = "") -> Any:
 
 
 def _worker(scheme: str, driver: Any) -> DriverWorker:
-    worker = DriverWorker(driver, _config(scheme, "-"))
-    worker.claims, worker.limits = ADAPTERS[scheme].claims, ADAPTERS[scheme].limits
-    return worker
+    adapter = ADAPTERS[scheme]
+    return DriverWorker(driver, _config(scheme, "-"), adapter.claims, adapter.limits)
 
 
 class _Stopwatch:

@@ -65,6 +65,5 @@ def faulty_worker(query: str = "", **faults: Any) -> tuple[DriverWorker, FaultyD
     config = read_config(parse_address(f"simple://?{query}"), ())
     driver = FaultyDriver(config)
     driver.faults = faults  # type: ignore[misc]
-    worker = DriverWorker(driver, config)
-    worker.claims, worker.limits = offload_simple.ADAPTER.claims, offload_simple.ADAPTER.limits
-    return worker, driver
+    adapter = offload_simple.ADAPTER
+    return DriverWorker(driver, config, adapter.claims, adapter.limits), driver

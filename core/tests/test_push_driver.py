@@ -52,10 +52,9 @@ class Hands(PushDriver):
 
 def make_worker(driver: PushDriver, options: str = "") -> DriverWorker:
     url = f"simple://?{options}"
-    worker = DriverWorker(driver, read_config(parse_address(url), ()))
-    worker.claims = replace(offload_simple.ADAPTER.claims, fifo=False)
-    worker.limits = offload_simple.ADAPTER.limits
-    return worker
+    claims = replace(offload_simple.ADAPTER.claims, fifo=False)
+    config = read_config(parse_address(url), ())
+    return DriverWorker(driver, config, claims, offload_simple.ADAPTER.limits)
 
 
 @pytest.fixture

@@ -203,7 +203,5 @@ def watched_worker(
         watch.loops.append(driver.loops)
         return driver
 
-    worker = DriverWorker(make(), config, make)
-    worker.claims = replace(offload_simple.ADAPTER.claims, **claims)
-    worker.limits = limits
-    return worker, watch
+    claims = replace(offload_simple.ADAPTER.claims, **claims)
+    return DriverWorker(make(), config, claims, limits, make), watch

@@ -18,6 +18,7 @@ from offload.engine import DriverWorker
 from offload_mutants.mutants_conf import TakesAPassword, offering
 from offload_mutants.registry import benign
 from offload_mutants.wrapper import Wrapper
+from offload_simple import ADAPTER
 from offload_simple.driver import SimpleDriver
 from offload_simple.subscription import SimpleSubscription
 from offload_sqlite.driver import SqliteDriver
@@ -67,7 +68,7 @@ class HasIdsOfItsOwn(DriverWorker):
     """Gives ids in no order, and of another form."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(SimpleDriver(config), config)
+        super().__init__(SimpleDriver(config), config, ADAPTER.claims, ADAPTER.limits)
 
     def _make_entry(self, *args: Any) -> Entry:
         return msgspec.structs.replace(super()._make_entry(*args), id=f"{{{uuid.uuid4()}}} é")

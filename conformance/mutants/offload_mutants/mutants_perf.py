@@ -25,7 +25,7 @@ from offload.config import Config
 from offload.engine import DriverWorker
 from offload.job import new_job_id, running_job
 from offload.validation import check_job
-from offload_mutants.registry import mutant
+from offload_mutants.registry import BASES, mutant
 from offload_mutants.wrapper import Wrapper
 from offload_simple.driver import SimpleDriver
 from offload_simple.subscription import SimpleSubscription
@@ -60,13 +60,13 @@ class StoresAfterItHasReturned(SqliteDriver):
 class CountsItsJobs(DriverWorker):
     """Gives ids of its own."""
 
+    base = "sqlite"
+
     def __init__(self, config: Config) -> None:
-        super().__init__(self.make_driver(config), config)
+        adapter = BASES[self.base]
+        super().__init__(adapter.make(config), config, adapter.claims, adapter.limits)
         self._ids = itertools.count(1)
         self._batched = True
-
-    def make_driver(self, config: Config) -> Any:
-        return SqliteDriver(config)
 
     def _make_entry(self, *args: Any) -> Entry:
         entry = super()._make_entry(*args)
@@ -84,12 +84,11 @@ class TwoWorkersGiveTheSameIds(CountsItsJobs):
 class NumbersItsBatchesAnewInEachLife(CountsItsJobs):
     """Resets the counter of its batches together with the rest of its state."""
 
+    base = "simple"
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self._batched = False
-
-    def make_driver(self, config: Config) -> Any:
-        return SimpleDriver(config)
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
         self._batched = True

@@ -16,18 +16,14 @@ from offload import (
     StopReport,
     Worker,
 )
+from offload.adapters import make_worker
 from offload.config import Config
-from offload.engine import DriverWorker
 from offload_mutants.registry import BASES
 
 
 def right_worker(config: Config, base: str = "simple") -> Worker:
     """The worker of the adapter that is varied, as it should be."""
-    adapter = BASES[base]
-    made = adapter.make(config)
-    worker = made if isinstance(made, Worker) else DriverWorker(made, config)
-    worker.claims, worker.limits = adapter.claims, adapter.limits
-    return worker
+    return make_worker(BASES[base], config)
 
 
 class Wrapper(Worker):

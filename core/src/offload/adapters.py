@@ -215,8 +215,7 @@ def make_worker(adapter: Adapter, config: Config) -> Worker:
 
     made = adapter.make(config)
     if isinstance(made, Worker):
-        worker = made
-    else:
-        worker = DriverWorker(made, config, lambda: adapter.make(config))  # type: ignore[arg-type, return-value]
-    worker.claims, worker.limits = adapter.claims, adapter.limits
-    return worker
+        made.claims, made.limits = adapter.claims, adapter.limits
+        return made
+    another: Callable[[], Any] = functools.partial(adapter.make, config)
+    return DriverWorker(made, config, adapter.claims, adapter.limits, another)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from offload.claims import Claims, Limits
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
 from offload.driver import (
     Counts,
@@ -44,9 +45,15 @@ class DriverWorker(Worker):
     """What `connect` returns for an adapter that is a driver."""
 
     def __init__(
-        self, driver: Driver, config: Config, make: Callable[[], Driver] | None = None
+        self,
+        driver: Driver,
+        config: Config,
+        claims: Claims,
+        limits: Limits,
+        make: Callable[[], Driver] | None = None,
     ) -> None:
         """`make` makes another driver like this one, for other event loops and forked children."""
+        self.claims, self.limits = claims, limits
         self._driver = driver
         self._make = make
         self._config = config
