@@ -21,7 +21,7 @@ from offload_redis.keys import QueueKeys, queues_key, read_names
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
 from offload_redis.permissions import check_performing, check_working
 from offload_redis.scripts import Argument, Call
-from offload_redis.servers import server_of
+from offload_redis.servers import ASYNC, Client, server_of
 from offload_redis.subscription import RedisSubscription
 from offload_redis.waker import ANSWER_SECONDS, Waker
 
@@ -34,10 +34,10 @@ TRIES = 10
 class RedisDriver:
     """Jobs in one Redis server."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, client: Client = ASYNC) -> None:
         self._config = config
         self.where = str(config)
-        self._server = server_of(config)
+        self._server = server_of(config, client)
         self._link = self._server.commands()
         self._namespace = config[NAMESPACE]
         self._replicas = config[WAIT_REPLICAS]

@@ -1,0 +1,185 @@
+"""What threads perform together travels together, as what tasks perform does by an `Outbox`."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from threading import get_ident
+
+from offload.driver import Entry
+from offload.engine.logs import shown_error
+from offload.engine.outbox import MAX_BATCH, MAX_BATCH_BYTES, RESCUE_SECONDS, size_of
+from offload.errors import BackendUnavailableError, OffloadError, WorkerStoppedError
+
+
+class _Call:
+    """One call of `send`."""
+
+    __slots__ = ("__weakref__", "entries", "error", "is_sent", "signal", "thread")
+
+    def __init__(self, entries: Sequence[Entry], thread: int) -> None:
+        self.entries = entries
+        self.thread = thread
+        self.error: OffloadError | None = None
+        self.is_sent = False
+        """Whether another call has sent these, or has refused them."""
+        self.signal = threading.Lock()
+        """Held as long as it has to wait."""
+
+    def end(self, error: OffloadError | None) -> None:
+        self.error = error
+        self.is_sent = True
+        self.signal.release()
+
+
+class SyncOutbox:
+    """Sends entries in batches, from the threads that call it: there is none of its own.
+
+    A thread that finds nobody sending sends at once. What others bring meanwhile waits, and the
+    first of them sends it all when that has ended.
+    """
+
+    def __init__(self, enqueue: Callable[[Sequence[Entry]], None]) -> None:
+        self._enqueue = enqueue
+        self._lock = threading.Lock()
+        self._threads: set[int] = set()
+        """Those that are in `send`."""
+        self._sender: weakref.ref[_Call] | None = None
+        """The call that sends. A dead one was cut off where it could tell nobody."""
+        self._waiting: list[_Call] = []
+        self._aboard: Sequence[_Call] = ()
+        """Other calls whose entries the sender has with it."""
+        self._passed_over = 0
+        """How many calls were waiting, and not taken aboard, when it set out."""
+        self._idle = threading.Event()
+        self._idle.set()
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether this very thread is in `send`, and so can't wait for its turn.
+
+        As a signal handler that performs finds it, or a handler of the log.
+        """
+        return get_ident() in self._threads
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way, or waits to be."""
+        return self._idle.is_set()
+
+    def send(self, entries: Sequence[Entry], check: Callable[[], None]) -> None:
+        """Hand one batch of entries to the driver; return when they are safe.
+
+        `check` may refuse them when they have their place in the line.
+        """
+        thread = get_ident()
+        self._threads.add(thread)  # before the lock: who comes amid all this must not wait for it
+        call = _Call(entries, thread)
+        try:
+            if self._has_to_send(call, check):
+                self._enqueue(self._batch_of(call))
+        except BaseException as error:
+            self._leave(call, error)
+            raise
+        else:
+            self._leave(call, None)
+        finally:
+            self._threads.discard(thread)
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Whether it is idle within this many seconds."""
+        return self._idle.wait(timeout)
+
+    def give_up(self) -> None:
+        """Send no more of what waits: the worker was stopped."""
+        reason = "the worker was stopped before this was sent to the backend"
+        with self._lock:
+            self._refuse(len(self._waiting), WorkerStoppedError(reason))
+
+    # -- in the line ----------------------------------------------------------------
+
+    def _has_to_send(self, call: _Call, check: Callable[[], None]) -> bool:
+        """Wait for the turn of a call; False if another one has sent its entries along."""
+        with self._lock:
+            check()
+            call.signal.acquire()
+            self._waiting.append(call)
+            self._idle.clear()
+            self._go_on()
+        while not call.signal.acquire(timeout=RESCUE_SECONDS):
+            with self._lock:
+                self._go_on()
+        if call.error is not None:
+            raise call.error
+        return not call.is_sent
+
+    def _go_on(self) -> None:
+        """Let the first of the line send, unless somebody does."""
+        if self._sender is not None:
+            if self._sender() is not None:
+                return
+            self._end_of(BackendUnavailableError(_CUT_OFF, maybe_stored=True))
+        if self._waiting:
+            first = self._waiting.pop(0)
+            self._sender = weakref.ref(first)
+            first.signal.release()
+        else:
+            self._idle.set()
+
+    def _batch_of(self, call: _Call) -> Sequence[Entry]:
+        """The entries of a call that sends, and of those that have come meanwhile."""
+        with self._lock:
+            if not self._waiting:
+                return call.entries
+            entries, size, taken = list(call.entries), size_of(call.entries), 0
+            for each in self._waiting:
+                size += size_of(each.entries)
+                if len(entries) + len(each.entries) > MAX_BATCH or size > MAX_BATCH_BYTES:
+                    break
+                entries += each.entries
+                taken += 1
+            self._aboard = self._waiting[:taken]
+            del self._waiting[:taken]
+            self._passed_over = len(self._waiting)
+            return entries
+
+    def _leave(self, call: _Call, error: BaseException | None) -> None:
+        """Tell those aboard how it has ended, and let the next one send."""
+        with self._lock:
+            if self._sender is not None and self._sender() is call:
+                self._end_of(error)
+            elif call in self._waiting:  # it was interrupted there
+                self._waiting.remove(call)
+            self._go_on()
+
+    def _end_of(self, error: BaseException | None) -> None:
+        aboard, self._aboard = self._aboard, ()
+        passed_over, self._passed_over = self._passed_over, 0
+        self._sender = None
+        for each in aboard:
+            each.end(None if error is None else _for_another(error))
+        if isinstance(error, BackendUnavailableError):
+            # Else an outage would let each of many batches wait for all before it (PERF-8).
+            self._refuse(passed_over, BackendUnavailableError(str(error)))
+
+    def _refuse(self, number: int, error: OffloadError) -> None:
+        """Let those at the head of the line wait no longer: nothing of theirs was sent."""
+        for each in self._waiting[:number]:
+            each.end(_for_another(error))
+        del self._waiting[:number]
+
+
+_CUT_OFF = "the thread that sent this to the backend was cut off"
+
+
+def _for_another(error: BaseException) -> OffloadError:
+    """The same for another thread: an error holds the frames of whoever it was raised for."""
+    if isinstance(error, OffloadError):
+        return copy.copy(error)
+    if isinstance(error, Exception):
+        reason = f"the driver failed for a batch that this was in: {shown_error(error)}"
+    else:
+        reason = _CUT_OFF
+    return BackendUnavailableError(reason, maybe_stored=True)
