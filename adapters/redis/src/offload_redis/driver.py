@@ -7,7 +7,8 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+
+import msgspec
 
 from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
 from offload.config import NAMESPACE, QUEUES, Config
@@ -89,6 +90,8 @@ class RedisDriver:
         ]
         for _ in range(TRIES):
             replies = await self._send(batches)
+            if not any(replies):
+                return
             if -2 in replies:
                 self._begin()
                 batches = [
@@ -210,7 +213,7 @@ class RedisDriver:
         return await dead_letters.discard(self._link, await self._all_queues(), ids)
 
 
-class _Batch(NamedTuple):
+class _Batch(msgspec.Struct, frozen=True, gc=False):
     """Jobs of one queue that travel together, under a number that this queue sees once."""
 
     keys: QueueKeys

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from queue import Empty, SimpleQueue
 from socket import SHUT_RDWR
+from time import monotonic
 from typing import Any, TypeVar
 
 from redis.connection import AbstractConnection
@@ -74,7 +74,7 @@ class SyncLink(Commands):
         self._buffer = bytearray(_BUFFER_BYTES)
 
     async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
-        deadline = time.monotonic() + self._timeout
+        deadline = monotonic() + self._timeout
         sent = False
         try:
             if self._socket is not None:
@@ -118,8 +118,10 @@ class SyncLink(Commands):
 
     def _socket_until(self, deadline: float) -> Any:
         """The socket, which waits for what comes next until the deadline."""
-        left = _left(deadline)
+        left = deadline - monotonic()
         if not self._patience - _SLACK_SECONDS < left <= self._patience:
+            if left <= 0:
+                raise TimeoutError
             self._socket.settimeout(left)
             self._patience = left
         return self._socket
@@ -186,7 +188,7 @@ class Wires:
             self._connecting = answer
         threading.Thread(target=connect, name="offload-redis-connect", daemon=True).start()
         try:
-            error = answer.get(timeout=_left(deadline))
+            error = answer.get(timeout=max(0.0, deadline - monotonic()))
         except BaseException as interruption:
             error = TimeoutError() if isinstance(interruption, Empty) else interruption
         self._connecting = None
@@ -224,10 +226,3 @@ class Wires:
 
 def _cut() -> RedisConnectionError:
     return RedisConnectionError("the connection was closed by this process")
-
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left

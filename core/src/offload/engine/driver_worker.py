@@ -324,7 +324,7 @@ class DriverWorker(Worker):
         """`perform`, all of it in the calling thread."""
         now_ms = time.time_ns() // 1_000_000
         entry = self._make_entry(job, delay_ms, at_ms, now_ms)
-        self.sync_reach.send((entry,))
+        self.sync_reach.outbox.send((entry,))
         if "job_enqueued" in self._observers.wanted:
             self._tell_enqueued(job, entry, now_ms)
         return entry.id
@@ -334,7 +334,7 @@ class DriverWorker(Worker):
         bulk = self._bulk(jobs)
         for batch in bulk.batches():
             with bulk.storing(batch):
-                self.sync_reach.send(batch)
+                self.sync_reach.outbox.send(batch)
         return bulk.ids
 
     def _make_sync(self) -> SyncWorker:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import threading
 import weakref
 from collections.abc import Callable, Sequence
-from threading import get_ident
+from threading import Event, Lock, get_ident
+
+import msgspec
 
 from offload.driver import Entry
 from offload.engine.logs import shown_error
@@ -14,24 +15,24 @@ from offload.engine.outbox import MAX_BATCH, MAX_BATCH_BYTES, RESCUE_SECONDS, si
 from offload.errors import BackendUnavailableError, OffloadError, WorkerStoppedError
 
 
-class _Call:
+class _Call(msgspec.Struct, eq=False, weakref=True):
     """One call of `send`."""
 
-    __slots__ = ("__weakref__", "entries", "error", "is_sent", "signal", "thread")
-
-    def __init__(self, entries: Sequence[Entry], thread: int) -> None:
-        self.entries = entries
-        self.thread = thread
-        self.error: OffloadError | None = None
-        self.is_sent = False
-        """Whether another call has sent these, or has refused them."""
-        self.signal = threading.Lock()
-        """Held as long as it has to wait."""
+    entries: Sequence[Entry]
+    error: OffloadError | None = None
+    is_over: bool = False
+    """Whether another call has sent these, or has refused them."""
+    signal: Lock | None = None
+    """Held as long as it has to wait."""
 
     def end(self, error: OffloadError | None) -> None:
         self.error = error
-        self.is_sent = True
-        self.signal.release()
+        self.is_over = True
+        self.go()
+
+    def go(self) -> None:
+        if self.signal is not None:
+            self.signal.release()
 
 
 class SyncOutbox:
@@ -41,9 +42,13 @@ class SyncOutbox:
     first of them sends it all when that has ended.
     """
 
-    def __init__(self, enqueue: Callable[[Sequence[Entry]], None]) -> None:
+    def __init__(
+        self, enqueue: Callable[[Sequence[Entry]], None], check: Callable[[], None]
+    ) -> None:
+        """`check` may refuse a call when it takes its place in the line."""
         self._enqueue = enqueue
-        self._lock = threading.Lock()
+        self._check = check
+        self._lock = Lock()
         self._threads: set[int] = set()
         """Those that are in `send`."""
         self._sender: weakref.ref[_Call] | None = None
@@ -53,8 +58,8 @@ class SyncOutbox:
         """Other calls whose entries the sender has with it."""
         self._passed_over = 0
         """How many calls were waiting, and not taken aboard, when it set out."""
-        self._idle = threading.Event()
-        self._idle.set()
+        self._idle: Event | None = None
+        """Set when all has been sent, for who waits for that."""
 
     @property
     def is_amid(self) -> bool:
@@ -67,19 +72,16 @@ class SyncOutbox:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is on its way, or waits to be."""
-        return self._idle.is_set()
+        return not self._threads
 
-    def send(self, entries: Sequence[Entry], check: Callable[[], None]) -> None:
-        """Hand one batch of entries to the driver; return when they are safe.
-
-        `check` may refuse them when they have their place in the line.
-        """
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Hand one batch of entries to the driver; return when they are safe."""
         thread = get_ident()
         self._threads.add(thread)  # before the lock: who comes amid all this must not wait for it
-        call = _Call(entries, thread)
+        call = _Call(entries)
         try:
-            if self._has_to_send(call, check):
-                self._enqueue(self._batch_of(call))
+            if self._has_to_send(call):
+                self._enqueue(self._batch_of(call) if self._waiting else entries)
         except BaseException as error:
             self._leave(call, error)
             raise
@@ -87,10 +89,16 @@ class SyncOutbox:
             self._leave(call, None)
         finally:
             self._threads.discard(thread)
+            if self._idle is not None and not self._threads:
+                self._idle.set()
 
     def wait_until_idle(self, timeout: float) -> bool:
         """Whether it is idle within this many seconds."""
-        return self._idle.wait(timeout)
+        self._idle = Event()
+        if not self.is_idle:
+            self._idle.wait(timeout)
+        self._idle = None
+        return self.is_idle
 
     def give_up(self) -> None:
         """Send no more of what waits: the worker was stopped."""
@@ -100,39 +108,39 @@ class SyncOutbox:
 
     # -- in the line ----------------------------------------------------------------
 
-    def _has_to_send(self, call: _Call, check: Callable[[], None]) -> bool:
+    def _has_to_send(self, call: _Call) -> bool:
         """Wait for the turn of a call; False if another one has sent its entries along."""
         with self._lock:
-            check()
-            call.signal.acquire()
+            self._check()
+            if self._is_free():
+                self._sender = weakref.ref(call)
+                return True
+            signal = call.signal = Lock()
+            signal.acquire()
             self._waiting.append(call)
-            self._idle.clear()
-            self._go_on()
-        while not call.signal.acquire(timeout=RESCUE_SECONDS):
+        while not signal.acquire(timeout=RESCUE_SECONDS):
             with self._lock:
                 self._go_on()
         if call.error is not None:
             raise call.error
-        return not call.is_sent
+        return not call.is_over
+
+    def _is_free(self) -> bool:
+        """Whether nobody sends, nor is about to."""
+        if self._sender is not None and self._sender() is None:
+            self._end(BackendUnavailableError(_CUT_OFF, maybe_stored=True))
+        return self._sender is None and not self._waiting
 
     def _go_on(self) -> None:
         """Let the first of the line send, unless somebody does."""
-        if self._sender is not None:
-            if self._sender() is not None:
-                return
-            self._end_of(BackendUnavailableError(_CUT_OFF, maybe_stored=True))
-        if self._waiting:
+        if not self._is_free() and self._sender is None:
             first = self._waiting.pop(0)
             self._sender = weakref.ref(first)
-            first.signal.release()
-        else:
-            self._idle.set()
+            first.go()
 
     def _batch_of(self, call: _Call) -> Sequence[Entry]:
         """The entries of a call that sends, and of those that have come meanwhile."""
         with self._lock:
-            if not self._waiting:
-                return call.entries
             entries, size, taken = list(call.entries), size_of(call.entries), 0
             for each in self._waiting:
                 size += size_of(each.entries)
@@ -149,15 +157,16 @@ class SyncOutbox:
         """Tell those aboard how it has ended, and let the next one send."""
         with self._lock:
             if self._sender is not None and self._sender() is call:
-                self._end_of(error)
+                self._end(error)
             elif call in self._waiting:  # it was interrupted there
                 self._waiting.remove(call)
-            self._go_on()
+            if self._waiting:
+                self._go_on()
 
-    def _end_of(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
+        self._sender = None
         aboard, self._aboard = self._aboard, ()
         passed_over, self._passed_over = self._passed_over, 0
-        self._sender = None
         for each in aboard:
             each.end(None if error is None else _for_another(error))
         if isinstance(error, BackendUnavailableError):

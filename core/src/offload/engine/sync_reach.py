@@ -19,11 +19,10 @@ class SyncReach:
     """The plain calls of a driver that has them."""
 
     def __init__(self, life: Life, driver: Driver, note_claims: Callable[[], None]) -> None:
-        self._life = life
         self._has_way = isinstance(driver, SyncEnqueue)
         self._driver = cast("SyncEnqueue", driver)
         self._note_claims = note_claims
-        self._outbox = SyncOutbox(self._enqueue)
+        self.outbox = SyncOutbox(self._enqueue, life.refuse_if_stopped)
         self._has_called = False
         self._is_noted = False
         self._closes_behind = False
@@ -32,16 +31,12 @@ class SyncReach:
     @property
     def is_open(self) -> bool:
         """Whether the calling thread can send by this way."""
-        return self._has_way and not self._outbox.is_amid
+        return self._has_way and not self.outbox.is_amid
 
     @property
     def is_used(self) -> bool:
         """Whether something is under way, or may be open."""
-        return self._has_called or not self._outbox.is_idle
-
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Hand entries to the backend, from the calling thread."""
-        self._outbox.send(entries, self._life.refuse_if_stopped)
+        return self._has_called or not self.outbox.is_idle
 
     def _enqueue(self, entries: Sequence[Entry]) -> None:
         self._has_called = True
@@ -79,11 +74,11 @@ class SyncReach:
 
     def _leave(self, calls: float, cancelled: float) -> None:
         """Wait so many seconds for what is under way, and then so many for the end of the rest."""
-        if not self._outbox.wait_until_idle(calls):
-            self._outbox.give_up()
+        if not self.outbox.wait_until_idle(calls):
+            self.outbox.give_up()
             self._closes_behind = True
             self._close()
-        if self._outbox.wait_until_idle(cancelled):
+        if self.outbox.wait_until_idle(cancelled):
             self._closes_behind = False
             self._close()
 
