@@ -10,7 +10,13 @@ from datetime import timedelta
 
 import msgspec
 
-from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
+from offload import (
+    BackendError,
+    BackendUnavailableError,
+    Entry,
+    QueueCounts,
+    StoredDeadLetter,
+)
 from offload.config import NAMESPACE, QUEUES, Config
 from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
@@ -54,8 +60,10 @@ class RedisDriver:
             names = queues_key(self._namespace)
             queues = [self._keys(queue) for queue in self._config[QUEUES]]
             await check_performing(self._link, names, queues, replicas=self._replicas)
-        except BaseException:
+        except BaseException as error:
             await self._link.drop()  # nobody closes what didn't open
+            if isinstance(error, BackendError):
+                error.maybe_stored = False  # whatever was sent, it was no job
             raise
 
     def _begin(self) -> None:
