@@ -199,7 +199,7 @@ async def test_conf_5_a_password_is_no_local_variable_of_any_frame(server, space
     for frame in frames:
         for name, value in frame.f_locals.items():
             assert "c4n4ry" not in repr(value), (frame.f_code.co_qualname, name)
-    await worker.stop()
+    await asyncio.to_thread(worker.sync.stop)
 
 
 async def test_conf_5_a_password_is_in_no_repr(server, user):

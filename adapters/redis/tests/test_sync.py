@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
 import pytest
+from forks import perform_amid_forks
 from support import DEADLINE
 
 import offload
@@ -332,53 +329,11 @@ async def test_something_else_answers(make, answer):
 
 # -- forks -------------------------------------------------------------------------
 
-FORKS = """
-import os, sys, threading, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: what this is about
-import offload
-worker = offload.connect(sys.argv[1])
-job = offload.Job("note")
-worker.sync.perform(job)
-over = threading.Event()
-performed = []
-def perform():
-    while not over.is_set():
-        worker.sync.perform(job)
-        performed.append(1)
-threads = [threading.Thread(target=perform) for _ in range(4)]
-for thread in threads: thread.start()
-children = []
-for _ in range(10):
-    while len(performed) < 50 * len(children): over.wait(0.001)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            for _ in range(3): worker.sync.perform(job)
-            worker.sync.stop()
-            code = 0
-        finally:
-            os._exit(code)
-    children.append(child)
-codes = [os.waitpid(child, 0)[1] for child in children]
-over.set()
-for thread in threads: thread.join()
-worker.sync.perform(job)
-worker.sync.stop()
-assert codes == [0] * 10, codes
-print(2 + len(performed) + 30)
-"""
-
 
 async def test_forks_amid_performs_share_nothing(server, space, store, keys):
-    program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", textwrap.dedent(FORKS), f"{server.url}?namespace={space}"),
-        stdout=subprocess.PIPE,
-        env=dict(os.environ),
-    )
-    out, _ = await asyncio.wait_for(program.communicate(), 3 * DEADLINE)
-    assert program.returncode == 0
-    assert waiting(store, keys) == int(out)
+    url = f"{server.url}?namespace={space}"
+    performed = await asyncio.to_thread(perform_amid_forks, url)
+    assert waiting(store, keys) == performed
 
 
 async def test_a_port_that_nobody_has_is_told_at_once(make):
