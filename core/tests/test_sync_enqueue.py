@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -121,7 +123,7 @@ def test_it_is_stored_in_the_calling_thread_and_no_loop_is_made():
     before = set(threading.enumerate())
     first = worker.sync.perform(Job("a", {"n": 1}))
     second = worker.sync.perform_in(Job("b"), 2)
-    worker.sync.perform_at(Job("c"), offload_simple_instant())
+    worker.sync.perform_at(Job("c"), datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC))
     ids = worker.sync.perform_many([Job("d"), Job("e", queue="other")])
     assert set(threading.enumerate()) == before
     assert set(driver.threads) == {threading.current_thread()}
@@ -134,10 +136,6 @@ def test_it_is_stored_in_the_calling_thread_and_no_loop_is_made():
     assert driver.batches[3][1].queue == "other"
     worker.sync.stop()
     assert driver.closed == 1 and not driver.opened
-
-
-def offload_simple_instant():
-    return offload.job.instant_of(1_000_000_000_000)
 
 
 def test_what_the_driver_has_learned_of_its_claims_is_noted():
@@ -173,6 +171,39 @@ async def test_on_the_loop_of_the_worker_it_is_refused():
             worker.sync.perform(Job("a"))
         await asyncio.to_thread(worker.sync.perform, Job("a"))
     assert len(driver.batches) == 1
+
+
+async def test_it_overlaps_with_what_the_loop_calls_and_needs_no_open_driver(threads):
+    worker, driver = make()
+    driver.gate.clear()
+    call = threads.submit(worker.sync.perform, Job("a"))
+    await asyncio.to_thread(driver.until_begun)
+    assert not driver.opened
+    async with worker:
+        worker.register("b", print)
+        await worker.perform(Job("b"))
+        assert not call.done()
+        driver.gate.set()
+        await asyncio.wait_for(asyncio.wrap_future(call), DEADLINE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_of_a_fork_has_a_driver_of_its_own():
+    worker, driver = make()
+    worker.sync.perform(Job("a"))
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            worker.sync.perform(Job("b"))
+            own = worker._driver
+            code = 0 if own is not driver and len(own.batches) == len(driver.batches) == 1 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    worker.sync.perform(Job("c"))
+    assert [handlers(batch) for batch in driver.batches] == [["a"], ["c"]]
+    assert not driver.closed
 
 
 def test_observers_hear_of_each_job_in_the_thread_that_performs():

@@ -18,6 +18,7 @@ from offload import BackendError, BackendUnavailableError, Job, forking
 from offload_conformance.authors import free_port
 from offload_redis import scripts, sync_driver
 from offload_redis.driver import RedisDriver
+from offload_redis.sync_link import SyncLink
 
 BEFORE, AFTER = False, True
 """The request reaches the server, or it is carried out and its answer doesn't come back."""
@@ -304,6 +305,31 @@ async def test_a_stop_ends_a_call_that_connects(make):
         await in_thread(worker.sync.stop)
         assert time.monotonic() - began < 2
         assert not (await call).maybe_stored
+
+
+async def test_an_interruption_leaves_no_answer_for_the_next_call(make, monkeypatch, store, keys):
+    """Ctrl-C strikes anywhere in the main thread: here behind what was sent."""
+    worker = make()
+    await in_thread(worker.sync.perform, Job("note"))
+    wait, calls = SyncLink._socket_until, []
+
+    def interrupted(link, deadline):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return wait(link, deadline)
+
+    def perform():
+        with pytest.raises(KeyboardInterrupt):
+            worker.sync.perform(Job("note", queue="other"))
+
+    before = {client["id"] for client in store.client_list()}
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncLink, "_socket_until", interrupted)
+        await in_thread(perform)
+    await in_thread(worker.sync.perform, Job("note"))
+    assert {client["id"] for client in store.client_list()} - before, "over the same connection"
+    assert waiting(store, keys) == 2
 
 
 async def told_by_stop(worker) -> BackendUnavailableError:
