@@ -316,6 +316,28 @@ def test_an_error_says_how_many_of_a_call_are_stored():
     assert caught.value.maybe_stored
 
 
+def test_an_error_that_can_not_be_copied_reaches_every_caller_all_the_same(threads):
+    class OddError(BackendError):
+        def __init__(self, text, *, why):
+            super().__init__(f"{text}: {why}")
+
+    worker, driver = make()
+    calls = queue_up(threads, worker, driver, [Job("b")], [Job("c")])
+    driver.errors += [BackendError("first"), OddError("odd", why="so")]
+    driver.gate.set()
+    errors = [call.exception(DEADLINE) for call in calls]
+    assert [str(error) for error in errors] == ["first", "odd: so", "odd: so"]
+    assert isinstance(errors[2], BackendUnavailableError) and not errors[2].maybe_stored
+
+
+def test_a_driver_that_fails_to_tell_its_claims_fails_no_call(caplog):
+    worker, driver = make()
+    driver.claim_notes = lambda: 1 / 0
+    worker.sync.perform(Job("a"))
+    assert "claims" in caplog.text
+    worker.sync.stop()
+
+
 # -- interruptions -----------------------------------------------------------------
 
 
@@ -379,6 +401,19 @@ def test_a_sender_that_was_cut_off_without_a_word_is_found_out(threads, monkeypa
     calls[1].result(DEADLINE)
     worker.sync.perform(Job("c"))
     assert worker.sync_reach.outbox.is_idle
+
+
+def test_who_was_lost_on_the_way_comes_into_the_line_again(threads, monkeypatch):
+    """As by an exception from outside in the steps by which one call lets the next one send."""
+    monkeypatch.setattr(sync_outbox, "RESCUE_SECONDS", 0.01)
+    worker, driver = make()
+    calls = queue_up(threads, worker, driver, [Job("b")])
+    worker.sync_reach.outbox._waiting.clear()
+    in_line(worker, 1)  # again
+    driver.gate.set()
+    for call in calls:
+        call.result(DEADLINE)
+    assert [handlers(batch) for batch in driver.batches] == [["first"], ["b"]]
 
 
 def test_a_perform_amid_another_of_its_thread_goes_by_the_loop(caplog):

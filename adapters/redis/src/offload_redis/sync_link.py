@@ -156,7 +156,8 @@ class SyncLink(Commands):
 
     def __del__(self) -> None:
         # The number of its socket must not be taken for that of another file after a fork.
-        self._disconnect()
+        with contextlib.suppress(Exception):
+            self._disconnect()
 
 
 class Wires:

@@ -200,7 +200,7 @@ class DriverWorker(Worker):
         try:
             async with asyncio.timeout_at(budget.driver):
                 await self.sync_reach.leave(budget)
-        except TimeoutError as error:
+        except Exception as error:
             tell_of_close(error)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import weakref
 from collections.abc import Callable, Sequence
@@ -26,9 +27,10 @@ class _Call(msgspec.Struct, eq=False, weakref=True):
     """Held as long as it has to wait."""
 
     def end(self, error: OffloadError | None) -> None:
-        self.error = error
-        self.is_over = True
-        self.go()
+        if not self.is_over:
+            self.error = error
+            self.is_over = True
+            self.go()
 
     def go(self) -> None:
         if self.signal is not None:
@@ -40,6 +42,9 @@ class SyncOutbox:
 
     A thread that finds nobody sending sends at once. What others bring meanwhile waits, and the
     first of them sends it all when that has ended.
+
+    An exception from outside, as of Ctrl-C, may strike between any two steps. Whoever waits looks
+    now and then whether anybody still knows of it, and whether there is a sender.
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class SyncOutbox:
         self._sender: weakref.ref[_Call] | None = None
         """The call that sends. A dead one was cut off where it could tell nobody."""
         self._waiting: list[_Call] = []
-        self._aboard: Sequence[_Call] = ()
+        self._aboard: list[_Call] = []
         """Other calls whose entries the sender has with it."""
         self._passed_over = 0
         """How many calls were waiting, and not taken aboard, when it set out."""
@@ -118,12 +123,26 @@ class SyncOutbox:
             signal = call.signal = Lock()
             signal.acquire()
             self._waiting.append(call)
+            self._go_on()
         while not signal.acquire(timeout=RESCUE_SECONDS):
-            with self._lock:
-                self._go_on()
+            if self._is_up(call):
+                break
         if call.error is not None:
             raise call.error
         return not call.is_over
+
+    def _is_up(self, call: _Call) -> bool:
+        """Whether a call waits no more, which nobody has told it. See that somebody will."""
+        with self._lock:
+            if not (call.is_over or call in self._waiting or call in self._aboard):
+                if self._is_sender(call):
+                    return True
+                self._waiting.append(call)
+            self._go_on()
+            return call.is_over
+
+    def _is_sender(self, call: _Call) -> bool:
+        return self._sender is not None and self._sender() is call
 
     def _is_free(self) -> bool:
         """Whether nobody sends, nor is about to."""
@@ -156,7 +175,7 @@ class SyncOutbox:
     def _leave(self, call: _Call, error: BaseException | None) -> None:
         """Tell those aboard how it has ended, and let the next one send."""
         with self._lock:
-            if self._sender is not None and self._sender() is call:
+            if self._is_sender(call):
                 self._end(error)
             elif call in self._waiting:  # it was interrupted there
                 self._waiting.remove(call)
@@ -164,14 +183,14 @@ class SyncOutbox:
                 self._go_on()
 
     def _end(self, error: BaseException | None) -> None:
-        self._sender = None
-        aboard, self._aboard = self._aboard, ()
-        passed_over, self._passed_over = self._passed_over, 0
-        for each in aboard:
-            each.end(None if error is None else _for_another(error))
+        while self._aboard:
+            self._aboard[-1].end(None if error is None else _for_another(error))
+            self._aboard.pop()
         if isinstance(error, BackendUnavailableError):
             # Else an outage would let each of many batches wait for all before it (PERF-8).
-            self._refuse(passed_over, BackendUnavailableError(str(error)))
+            self._refuse(self._passed_over, BackendUnavailableError(str(error)))
+        self._passed_over = 0
+        self._sender = None
 
     def _refuse(self, number: int, error: OffloadError) -> None:
         """Let those at the head of the line wait no longer: nothing of theirs was sent."""
@@ -185,10 +204,10 @@ _CUT_OFF = "the thread that sent this to the backend was cut off"
 
 def _for_another(error: BaseException) -> OffloadError:
     """The same for another thread: an error holds the frames of whoever it was raised for."""
+    maybe_stored = True
     if isinstance(error, OffloadError):
-        return copy.copy(error)
-    if isinstance(error, Exception):
-        reason = f"the driver failed for a batch that this was in: {shown_error(error)}"
-    else:
-        reason = _CUT_OFF
-    return BackendUnavailableError(reason, maybe_stored=True)
+        maybe_stored = error.maybe_stored
+        with contextlib.suppress(Exception):  # of a class that copies badly
+            return copy.copy(error)
+    reason = shown_error(error) if isinstance(error, Exception) else _CUT_OFF
+    return BackendUnavailableError(reason, maybe_stored=maybe_stored)

@@ -10,6 +10,7 @@ from typing import cast
 
 from offload.driver import Driver, Entry, SyncEnqueue
 from offload.engine.connection import tell_of_close
+from offload.engine.logs import engine_log, write
 from offload.engine.states import Life
 from offload.engine.stop_budget import StopBudget
 from offload.engine.sync_outbox import SyncOutbox
@@ -44,11 +45,17 @@ class SyncReach:
             self._driver.enqueue_sync(entries)
             if not self._is_noted:
                 self._is_noted = True
-                self._note_claims()
+                self._note()
         finally:
             if self._closes_behind:
                 self._closes_behind = False
                 self._close()
+
+    def _note(self) -> None:
+        try:
+            self._note_claims()
+        except Exception as error:  # no reason to fail a call that has stored its entries
+            write(engine_log.error, "the driver can't tell of its claims", error=error)
 
     async def leave(self, budget: StopBudget) -> None:
         """Disconnect; what is under way has the budget of a stop."""
