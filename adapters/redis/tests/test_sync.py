@@ -259,6 +259,23 @@ async def test_a_name_server_that_is_silent_ends_within_the_timeout(make, monkey
     await in_thread(worker.sync.perform, Job("note"))
 
 
+async def test_where_no_thread_is_to_be_had_it_connects_by_itself(make, monkeypatch, store, keys):
+    """As at the end of the interpreter."""
+    worker = make()
+
+    def perform():
+        with monkeypatch.context() as patch:
+
+            def refuse(_):
+                raise RuntimeError("can't create new thread at interpreter shutdown")
+
+            patch.setattr(threading.Thread, "start", refuse)
+            worker.sync.perform(Job("note"))
+
+    await in_thread(perform)
+    assert waiting(store, keys) == 1
+
+
 @pytest.mark.parametrize("answers", [0, 1, 2])
 async def test_a_server_that_trickles_ends_within_the_timeout(make, answers):
     """Each byte comes in time, and the whole never does."""

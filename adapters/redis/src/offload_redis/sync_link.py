@@ -127,6 +127,8 @@ class SyncLink(Commands):
         return self._socket
 
     def _connect(self, deadline: float) -> None:
+        if monotonic() >= deadline:
+            raise TimeoutError
         connection = self._wires.connect(self._make_connection(), deadline)
         self._connection = connection
         # redis-py has no public way to these.
@@ -187,7 +189,11 @@ class Wires:
         with self._lock:
             self._refuse_if_cut()
             self._connecting = answer
-        threading.Thread(target=connect, name="offload-redis-connect", daemon=True).start()
+        thread = threading.Thread(target=connect, name="offload-redis-connect", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            connect()  # no thread is to be had, as when the interpreter ends
         try:
             error = answer.get(timeout=max(0.0, deadline - monotonic()))
         except BaseException as interruption:
@@ -197,6 +203,8 @@ class Wires:
             is_given_up.set()
             connection.disconnect()  # type: ignore[no-untyped-call]
             raise error
+        if thread.ident is not None:
+            thread.join()
         return connection
 
     def hold(self, socket: Any) -> None:

@@ -16,18 +16,51 @@ from offload.engine.stop_budget import StopBudget
 from offload.engine.sync_outbox import SyncOutbox
 
 
+class _Connection:
+    """What a driver has open for threads, perhaps."""
+
+    def __init__(self, driver: SyncEnqueue, note_claims: Callable[[], None]) -> None:
+        self._driver = driver
+        self._note_claims = note_claims
+        self.is_used = False
+        """Whether there may be something to close."""
+        self.closes_behind = False
+        """Whether a call that outlasted a stop is to disconnect when it ends."""
+        self._is_noted = False
+
+    def enqueue(self, entries: Sequence[Entry]) -> None:
+        self.is_used = True
+        try:
+            self._driver.enqueue_sync(entries)
+            if not self._is_noted:
+                self._is_noted = True
+                self._note()
+        finally:
+            if self.closes_behind:
+                self.close()
+
+    def _note(self) -> None:
+        try:
+            self._note_claims()
+        except Exception as error:  # no reason to fail a call that has stored its entries
+            write(engine_log.error, "the driver can't tell of its claims", error=error)
+
+    def close(self) -> None:
+        self.is_used = self.closes_behind = self._is_noted = False
+        try:
+            self._driver.close_sync()
+        except Exception as error:
+            tell_of_close(error)
+
+
 class SyncReach:
     """The plain calls of a driver that has them."""
 
     def __init__(self, life: Life, driver: Driver, note_claims: Callable[[], None]) -> None:
         self._has_way = isinstance(driver, SyncEnqueue)
-        self._driver = cast("SyncEnqueue", driver)
-        self._note_claims = note_claims
-        self.outbox = SyncOutbox(self._enqueue, life.refuse_if_stopped)
-        self._has_called = False
-        self._is_noted = False
-        self._closes_behind = False
-        """Whether a call that outlasted a stop is to disconnect when it ends."""
+        # Nothing here refers back, else what nobody has any more were not freed at once.
+        self._connection = _Connection(cast("SyncEnqueue", driver), note_claims)
+        self.outbox = SyncOutbox(self._connection.enqueue, life.refuse_if_stopped)
 
     @property
     def is_open(self) -> bool:
@@ -37,25 +70,7 @@ class SyncReach:
     @property
     def is_used(self) -> bool:
         """Whether something is under way, or may be open."""
-        return self._has_called or not self.outbox.is_idle
-
-    def _enqueue(self, entries: Sequence[Entry]) -> None:
-        self._has_called = True
-        try:
-            self._driver.enqueue_sync(entries)
-            if not self._is_noted:
-                self._is_noted = True
-                self._note()
-        finally:
-            if self._closes_behind:
-                self._closes_behind = False
-                self._close()
-
-    def _note(self) -> None:
-        try:
-            self._note_claims()
-        except Exception as error:  # no reason to fail a call that has stored its entries
-            write(engine_log.error, "the driver can't tell of its claims", error=error)
+        return self._connection.is_used or not self.outbox.is_idle
 
     async def leave(self, budget: StopBudget) -> None:
         """Disconnect; what is under way has the budget of a stop."""
@@ -81,17 +96,10 @@ class SyncReach:
 
     def _leave(self, calls: float, cancelled: float) -> None:
         """Wait so many seconds for what is under way, and then so many for the end of the rest."""
-        if not self.outbox.wait_until_idle(calls):
-            self.outbox.give_up()
-            self._closes_behind = True
-            self._close()
-        if self.outbox.wait_until_idle(cancelled):
-            self._closes_behind = False
-            self._close()
-
-    def _close(self) -> None:
-        self._has_called = self._is_noted = False
-        try:
-            self._driver.close_sync()
-        except Exception as error:
-            tell_of_close(error)
+        connection, outbox = self._connection, self.outbox
+        if not outbox.wait_until_idle(calls):
+            outbox.give_up()
+            connection.close()
+            connection.closes_behind = True
+        if outbox.wait_until_idle(cancelled):
+            connection.close()
