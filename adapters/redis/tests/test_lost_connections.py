@@ -87,7 +87,7 @@ async def test_perf_8_no_native_error_reaches_a_thread(make, monkeypatch, error,
             patch.setattr(BlockingConnection, "connect", fail)
             link._disconnect()
         else:
-            patch.setattr(SyncLink, "_socket_until", fail)
+            patch.setattr(SyncLink, "_receive", fail)
         with pytest.raises(BackendUnavailableError) as caught:
             await asyncio.to_thread(worker.sync.perform, Job("note"))
         assert caught.value.maybe_stored == (step == "recv")

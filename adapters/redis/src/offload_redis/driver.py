@@ -92,10 +92,10 @@ class RedisDriver:
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         if self._process != os.getpid():
             self._begin()
-        batches = [
-            self._number(self._known.get(queue) or await self._know(queue), batch)
-            for queue, batch in _batches(entries)
-        ]
+        batches = []
+        for queue, batch in _batches(entries):
+            keys = self._known.get(queue) or await self._know(queue)
+            batches.append(self._number(keys, batch))
         for _ in range(TRIES):
             replies = await self._send(batches)
             if not any(replies):

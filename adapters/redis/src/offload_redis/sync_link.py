@@ -9,10 +9,14 @@ one to its end.
 from __future__ import annotations
 
 import contextlib
+import math
+import struct
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from queue import Empty, SimpleQueue
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, SO_RCVTIMEO, SOL_SOCKET
+from ssl import SSLSocket
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -36,8 +40,10 @@ T = TypeVar("T")
 
 _NOTHING_YET = object()
 _BUFFER_BYTES = 65536
+_SMALL_BYTES = 4096
+"""What a buffer of the system's that is empty takes at once, however small it is."""
 _SLACK_SECONDS = 0.05
-"""By how much a socket may wait for too long: else its timeout were set for each call."""
+"""By how much a read may take too long: else its time would have to be set for each."""
 
 
 def finish(call: Coroutine[Any, Any, T]) -> T:
@@ -67,8 +73,11 @@ class SyncLink(Commands):
         self._wires = wires
         self._connection: AbstractConnection | None = None
         self._socket: Any = None
+        self._kernel_waits = False
+        """Whether it is the kernel that keeps the time of a read. With a timeout of Python's, each
+        read and each write would be one more call of the system."""
         self._patience = 0.0
-        """The timeout of the socket: setting it costs a call of the system."""
+        """How long a read may take now: to say so costs a call of the system, too."""
         self._descriptor = -1
         self._reader: Any = None
         self._buffer = bytearray(_BUFFER_BYTES)
@@ -99,42 +108,60 @@ class SyncLink(Commands):
     def _exchange(self, commands: Sequence[Command], deadline: float) -> list[Any]:
         reader = self._reader
         packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
-        socket = self._socket_until(deadline)
-        socket.sendall(packed[0] if len(packed) == 1 else b"".join(packed))
+        self._send(packed[0] if len(packed) == 1 else b"".join(packed), deadline)
         replies: list[Any] = []
         while len(replies) < len(packed):
             reply = reader.gets()
             if reply is not _NOTHING_YET:
                 replies.append(reply)
                 continue
-            received = self._socket_until(deadline).recv_into(self._buffer)
-            if not received:
-                raise RedisConnectionError("the server closed the connection")
+            received = self._receive(deadline)
             reader.feed(self._buffer, 0, received)
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
                 raise reply  # one with which the server ends the connection
         return replies
 
-    def _socket_until(self, deadline: float) -> Any:
-        """The socket, which waits for what comes next until the deadline."""
+    def _send(self, data: bytes, deadline: float) -> None:
+        if self._kernel_waits and len(data) <= _SMALL_BYTES:
+            self._socket.sendall(data)  # there is room for it, since nothing else is on its way
+            return
+        self._socket.settimeout(_left(deadline))
+        self._socket.sendall(data)
+        self._socket.settimeout(None)
+        self._patience = 0.0
+
+    def _receive(self, deadline: float) -> int:
+        """Read what has come into the buffer, and return how many bytes."""
         left = deadline - monotonic()
         if not self._patience - _SLACK_SECONDS < left <= self._patience:
-            if left <= 0:
-                raise TimeoutError
-            self._socket.settimeout(left)
-            self._patience = left
-        return self._socket
+            self._wait_at_most(_left(deadline))
+        try:
+            received: int = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            raise TimeoutError from None
+        if not received:
+            raise RedisConnectionError("the server closed the connection")
+        return received
+
+    def _wait_at_most(self, seconds: float) -> None:
+        self._patience = seconds
+        if self._kernel_waits:
+            whole, parts = divmod(math.ceil(seconds * 1_000_000), 1_000_000)
+            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("ll", whole, parts))
+        else:
+            self._socket.settimeout(seconds)
 
     def _connect(self, deadline: float) -> None:
-        if monotonic() >= deadline:
-            raise TimeoutError
+        _left(deadline)
         connection = self._wires.connect(self._make_connection(), deadline)
         self._connection = connection
         # redis-py has no public way to these.
         self._socket = connection._sock  # noqa: SLF001
         parser = connection._parser  # noqa: SLF001
-        self._patience = -1.0
+        self._socket.settimeout(None)
+        self._kernel_waits = sys.platform == "linux" and not isinstance(self._socket, SSLSocket)
+        self._patience = 0.0
         self._reader = Reader(
             protocolError=InvalidResponse,
             replyError=parser.parse_error,
@@ -231,6 +258,14 @@ class Wires:
     def _refuse_if_cut(self) -> None:
         if self._are_cut:
             raise _cut()
+
+
+def _left(deadline: float) -> float:
+    """The seconds until then; raises TimeoutError when there are none."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _cut() -> RedisConnectionError:
