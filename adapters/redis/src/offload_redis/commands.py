@@ -74,7 +74,10 @@ class Commands(ABC):
         """
         commands = _with([call.by_digest() for call in calls], behind)
         replies = await self.execute(commands, once=once)
-        if not any(isinstance(reply, Exception) for reply in replies):
+        for reply in replies:
+            if isinstance(reply, Exception):
+                break
+        else:
             return replies
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # A new server, or a flushed one. Those that ran do nothing when they come again.

@@ -117,7 +117,7 @@ class SyncOutbox:
         """Wait for the turn of a call; False if another one has sent its entries along."""
         with self._lock:
             self._check()
-            if self._is_free():
+            if (self._sender is None and not self._waiting) or self._is_free():
                 self._sender = weakref.ref(call)
                 return True
             signal = call.signal = Lock()
@@ -176,7 +176,10 @@ class SyncOutbox:
         """Tell those aboard how it has ended, and let the next one send."""
         with self._lock:
             if self._is_sender(call):
-                self._end(error)
+                if error is None and not self._aboard and not self._passed_over:
+                    self._sender = None  # as mostly
+                else:
+                    self._end(error)
             elif call in self._waiting:  # it was interrupted there
                 self._waiting.remove(call)
             if self._waiting:
