@@ -23,7 +23,7 @@ class SyncStore:
     def __init__(
         self, make_database: Callable[[timedelta], Database], busy_timeout: timedelta
     ) -> None:
-        self._database = make_database(PATIENCE)
+        self._database = make_database(min(PATIENCE, busy_timeout))
         self._busy_timeout = busy_timeout.total_seconds()
         self._store = Store(self._database)
         self._gate = Gate()
@@ -53,11 +53,11 @@ class SyncStore:
                 self._database.open()
                 self._is_open = True
             self._store.enqueue(entries)
-        except OffloadError:
-            raise
-        except BaseException:  # as of Ctrl-C, which strikes anywhere: amid a transaction, too
-            self._is_open = False
-            self._database.close()
+        except BaseException as error:
+            # Ctrl-C, say, strikes anywhere: amid a transaction, too.
+            if not (self._is_open and isinstance(error, OffloadError)):
+                self._is_open = False
+                self._database.close()
             raise
 
     def end(self) -> None:
