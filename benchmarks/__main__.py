@@ -23,6 +23,12 @@ def _amqp(given: argparse.Namespace) -> Report:
     return amqp_suite.suite(given.rounds, given.jobs)
 
 
+def _sync(given: argparse.Namespace) -> Report:
+    from benchmarks import sync  # likewise
+
+    return sync.suite(given.rounds, given.jobs)
+
+
 def main() -> None:
     """Run the suites that were asked for, and print their tables."""
     suites: dict[str, Callable[[argparse.Namespace], Report]] = {
@@ -30,6 +36,7 @@ def main() -> None:
         "sqlite": lambda given: sqlite.suite(given.rounds, given.jobs),
         "redis": _redis,
         "amqp": _amqp,
+        "sync": _sync,
         "growth": lambda given: growth.suite(given.rounds, given.sizes),
         "latency": lambda given: latency.suite(given.rounds),
         "profile": lambda given: profile.suite(given.rounds, given.jobs, given.top),

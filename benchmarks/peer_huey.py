@@ -1,6 +1,6 @@
-"""huey's SqliteHuey, used as its documentation shows.
+"""huey's SqliteHuey and RedisHuey, used as its documentation shows.
 
-What its source (3.5.4) promises:
+What the source (3.5.4) of the first promises:
 
 - `journal_mode=wal`. `fsync=None` leaves `synchronous` at SQLite's own default, FULL:
   every commit waits for the disk. `fsync=False` is OFF: no commit ever does, and a power
@@ -9,6 +9,8 @@ What its source (3.5.4) promises:
   After the run one more transaction deletes its revocation, if there is one.
 - One connection for all threads, behind a lock. Args are pickled at the call.
 - No `async def`: the handler is a plain function, run in a worker thread.
+
+RedisHuey enqueues by one LPUSH of the pickled task, over redis-py's pool of connections.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huey import SqliteHuey  # type: ignore[import-untyped]
+from huey import RedisHuey, SqliteHuey  # type: ignore[import-untyped]
 from huey.consumer import Consumer  # type: ignore[import-untyped]
 
 from benchmarks.harness import Values
-from benchmarks.workload import HANDLER
+from benchmarks.workload import HANDLER, in_threads, threads_measure
 
 
 @contextmanager
@@ -59,17 +61,21 @@ def enqueue(jobs: int, threads: int, fsync: bool | None) -> Values:
             for _ in range(number):
                 task({"x": 1.0})
 
-        call(max(jobs // 10, 100))
-        shares = [len(range(first, jobs, threads)) for first in range(threads)]
-        workers = [threading.Thread(target=call, args=(share,)) for share in shares]
-        began = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        took = time.perf_counter() - began
+        found = in_threads(threads, call, jobs)
         huey.storage.close()
-    return {"25 tasks" if threads > 1 else "one at a time": jobs / took}
+    return {"25 tasks" if threads > 1 else "one at a time": found}
+
+
+def enqueue_redis(url: str, jobs: int, threads: int) -> Values:
+    """The same with RedisHuey."""
+    huey = RedisHuey(HANDLER, url=url)
+    task = huey.task(name=HANDLER)(lambda _: None)
+
+    def call(number: int) -> None:
+        for _ in range(number):
+            task({"x": 1.0})
+
+    return {threads_measure(threads): in_threads(threads, call, jobs)}
 
 
 def enqueue_map(jobs: int, fsync: bool | None) -> Values:

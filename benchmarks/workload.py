@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TypeAlias
@@ -65,6 +66,25 @@ class DrainClock:
     def jobs_per_second(self) -> float:
         """Behind `done`."""
         return self._counted / (self._ended - self._began)
+
+
+def in_threads(threads: int, call: Callable[[int], object], jobs: int) -> float:
+    """Share the jobs out among so many threads; jobs a second, after a tenth of them to warm up."""
+    call(max(jobs // 10, 100))
+    shares = [len(range(first, jobs, threads)) for first in range(threads)]
+    workers = [threading.Thread(target=call, args=(share,)) for share in shares]
+    gc.collect()
+    began = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return jobs / (time.perf_counter() - began)
+
+
+def threads_measure(threads: int) -> str:
+    """The measure of enqueueing from so many threads."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def enqueue_measure(tasks: int) -> str:

@@ -131,6 +131,17 @@ async def test_tls(make, tls, clients, keys, until_extended, recorder):
     recorder.gate.set()
 
 
+async def test_threads_perform_over_tls(make, tls):
+    _, url, certificate = tls
+    with pytest.raises(BackendUnavailableError, match="certificate") as caught:
+        await asyncio.to_thread(make(url).sync.perform, Job("note"))
+    assert not caught.value.maybe_stored
+    worker = make(url, ssl_ca_certs=certificate)
+    for _ in range(20):
+        await asyncio.to_thread(worker.sync.perform, Job("note", {"text": "x" * 100_000}))
+    assert (await worker.counts())["default"].waiting == 20
+
+
 async def test_dur_7_leases_are_extended_over_tls(tls):
     """The thread's own connection: TLS 1.3 sends tickets of its own before any answer."""
     _, url, certificate = tls
@@ -211,6 +222,22 @@ async def test_conf_5_a_wrong_password(make, guarded, caplog, user):
             await (worker.perform(Job("note")) if call == "perform" else getattr(worker, call)())
         texts += [repr(worker), *traceback.format_exception(caught.value)]
     shown_nowhere([*texts, caplog.text])
+
+
+async def test_conf_5_a_password_is_not_shown_to_threads(make, guarded, caplog):
+    server, url = guarded
+    worker = make(url("jobs"), timeout="300ms")
+    await asyncio.to_thread(worker.sync.perform, Job("note"))
+    driver = worker._driver
+    texts = [caplog.text, repr(vars(driver)), repr(vars(driver._way_in.driver._link))]
+    wrong = make(server.url.replace("//", f"//jobs:{quote(PASSWORD + 'x', safe='')}@"))
+    with pytest.raises(BackendError, match="does not accept") as caught:
+        await asyncio.to_thread(wrong.sync.perform, Job("note"))
+    texts += traceback.format_exception(caught.value)
+    await server.kill()
+    with pytest.raises(BackendUnavailableError) as caught:
+        await asyncio.to_thread(worker.sync.perform, Job("note"))
+    shown_nowhere([*texts, *traceback.format_exception(caught.value), caplog.text])
 
 
 async def test_no_password_where_one_is_wanted(make, guarded):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio.connection import Connection
+from redis.connection import Connection as BlockingConnection
 from redis.exceptions import InvalidResponse
 from support import DEADLINE
 
@@ -22,6 +23,7 @@ import offload
 from offload import BackendError, BackendUnavailableError, Job
 from offload_conformance.authors import free_port
 from offload_redis import errors
+from offload_redis.sync_link import SyncLink
 
 ODD = [
     AttributeError("'NoneType' object has no attribute 'write'"),
@@ -68,6 +70,30 @@ async def test_perf_8_no_native_error_leaves_the_driver(make, monkeypatch, caplo
     assert all(each.exc_info for each in told)
     await worker.perform(Job("note"))
     assert (await worker.counts())["default"].waiting in (2, 3)
+
+
+@pytest.mark.parametrize("step", ["connect", "recv"])
+@pytest.mark.parametrize("error", ODD[:-1], ids=lambda error: type(error).__name__)
+async def test_perf_8_no_native_error_reaches_a_thread(make, monkeypatch, error, step):
+    worker = make(timeout="2s")
+    await asyncio.to_thread(worker.sync.perform, Job("note"))
+    link = worker._driver._way_in.driver._link
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        if step == "connect":
+            patch.setattr(BlockingConnection, "connect", fail)
+            link._disconnect()
+        else:
+            patch.setattr(SyncLink, "_receive", fail)
+        with pytest.raises(BackendUnavailableError) as caught:
+            await asyncio.to_thread(worker.sync.perform, Job("note"))
+        assert caught.value.maybe_stored == (step == "recv")
+    await asyncio.to_thread(worker.sync.perform, Job("note"))
+    # What was sent is stored, though no answer was read: as the error said that it may be.
+    assert (await worker.counts())["default"].waiting == (3 if step == "recv" else 2)
 
 
 async def test_a_perform_goes_on_over_an_unforeseen_error_of_an_old_connection(make, monkeypatch):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -184,19 +185,21 @@ def frames_of(error):
         error = error.__cause__ or error.__context__
 
 
+@pytest.mark.parametrize("by", ["loop", "thread"])
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster", "redis+sentinel"])
-async def test_conf_5_a_password_is_no_local_variable_of_any_frame(server, space, user, scheme):
+async def test_conf_5_a_password_is_no_local_variable_of_any_frame(server, space, user, scheme, by):
     url = user().replace("redis", scheme, 1).replace(quote(PASSWORD, safe=""), "c4n4ry-wr0ng")
     path = "/mymaster" if "sentinel" in scheme else ""
     worker = offload.connect(f"{url}{path}?namespace={space}")
+    perform = worker.perform if by == "loop" else partial(asyncio.to_thread, worker.sync.perform)
     with pytest.raises(BackendError) as caught:
-        await worker.perform(Job("note"))
+        await perform(Job("note"))
     frames = list(frames_of(caught.value))
     assert len(frames) > 3
     for frame in frames:
         for name, value in frame.f_locals.items():
             assert "c4n4ry" not in repr(value), (frame.f_code.co_qualname, name)
-    await worker.stop()
+    await asyncio.to_thread(worker.sync.stop)
 
 
 async def test_conf_5_a_password_is_in_no_repr(server, user):

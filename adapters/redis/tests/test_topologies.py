@@ -87,6 +87,14 @@ async def test_a_program_runs_on_a_cluster(nodes, make, recorder, space):
     await recorder.until_started(len(QUEUES) * 52 + 2)
 
 
+async def test_threads_perform_on_a_cluster(nodes, make):
+    worker = make(f"redis+cluster://127.0.0.1:{port_of(nodes[0])}")
+    await asyncio.to_thread(worker.sync.perform_many, [Job("note", {}, queue) for queue in QUEUES])
+    counts = await asyncio.to_thread(worker.sync.counts)
+    assert sum(each.waiting for each in counts.values()) == len(QUEUES)
+    await asyncio.to_thread(worker.sync.stop)
+
+
 async def test_a_slot_that_moves_takes_its_jobs_along(nodes, make, recorder, space):
     slot = key_slot(QueueKeys(space, "default", "").ready.encode())
     source = owner_of(nodes, slot)
@@ -208,6 +216,19 @@ async def test_a_worker_follows_to_the_new_master(watched, make, recorder):
         await worker.perform(Job("note"))
     job_id = await until_works(lambda: worker.perform(Job("note")))
     await recorder.until(lambda: any(job.id == job_id for job in recorder.started))
+
+
+async def test_threads_follow_to_the_new_master(watched, make):
+    """Over a plain connection: there is no loop in these threads, nor is one made."""
+    master, url = watched
+    worker = make(url, timeout="1s")
+    await asyncio.to_thread(worker.sync.perform, Job("note"))
+    assert worker.loop is None
+    master.end()
+    with pytest.raises(BackendUnavailableError):
+        await asyncio.to_thread(worker.sync.perform, Job("note"))
+    assert await until_works(lambda: asyncio.to_thread(worker.sync.perform, Job("note")))
+    assert worker.loop is None
 
 
 async def test_without_a_replica_wait_replicas_says_so(watched, make):

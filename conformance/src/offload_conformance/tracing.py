@@ -28,7 +28,7 @@ TRACE = "OFFLOAD_KIT_TRACE"
 DRIVER_CALLS = (
     *("open", "enqueue", "subscribe", "close", "counts", "claim_notes"),
     *("list_dead", "show_dead", "requeue_dead", "discard_dead"),
-    *("requeue_all_dead", "discard_all_dead"),
+    *("requeue_all_dead", "discard_all_dead", "enqueue_sync", "close_sync"),
 )
 SUBSCRIPTION_CALLS = ("fetch", "wait", "settle", "extend", "close")
 _SHOWN = 200

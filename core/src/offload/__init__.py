@@ -31,6 +31,7 @@ from offload.driver import (
     Settlement,
     StoredDeadLetter,
     Subscription,
+    SyncEnqueue,
     Verdict,
 )
 from offload.errors import (
@@ -95,6 +96,7 @@ __all__ = [
     "StopReport",
     "StoredDeadLetter",
     "Subscription",
+    "SyncEnqueue",
     "UnknownAdapterError",
     "UnknownHandlerError",
     "UnknownQueueError",

@@ -224,6 +224,32 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class SyncEnqueue(Protocol):
+    """A driver that also stores entries for threads without an event loop: `worker.sync` uses it.
+
+    Over one connection of its own, made by the plain client of its library, whatever an event loop
+    does with the driver meanwhile. Both are plain functions, and a child of a fork never calls
+    those of the driver that its parent has: it gets a driver of its own.
+    """
+
+    def enqueue_sync(self, entries: Sequence[Entry]) -> None:
+        """`enqueue`, from the calling thread; connect if need be.
+
+        Calls come one at a time, from whatever thread. One that is interrupted by an exception, as
+        by Ctrl-C, leaves the driver usable.
+        """
+        ...
+
+    def close_sync(self) -> None:
+        """Disconnect; the next `enqueue_sync` connects again.
+
+        It may come from another thread amid an `enqueue_sync`, which then soon raises
+        `BackendUnavailableError`, as far as the library lets it.
+        """
+        ...
+
+
+@runtime_checkable
 class ClaimNotes(Protocol):
     """A driver that learns from its backend how far a claim reaches."""
 

@@ -9,8 +9,10 @@ An observer is any object, or module, with methods marked `offload.hookimpl`:
 
     worker.observe(Metrics())
 
-Hooks are plain functions, called on the event loop: be quick. One that raises
-is logged and disturbs no job (FAIL-6). A hook that nobody implements isn't called.
+Hooks are plain functions, called on the event loop: be quick. Only `job_enqueued`
+of what `worker.sync` performs may come in the thread that performs, and from
+several threads at once. One that raises is logged and disturbs no job (FAIL-6). A
+hook that nobody implements isn't called.
 """
 
 from __future__ import annotations

@@ -29,11 +29,13 @@ log = logging.getLogger("offload")
 class SyncWorker:
     """Blocking twins of a worker's calls, safe from any thread.
 
-    They run on the loop that the worker is bound to while that runs, or else
-    on one of their own in a daemon thread, which ends with `stop`. Called from
-    the worker's own event loop they would wait for themselves, and raise
-    `UsageError`; when that loop ends before a call does, the call raises
-    `BackendUnavailableError` with `maybe_stored`.
+    Where the driver stores from threads (`SyncEnqueue`), what is performed goes
+    to the backend from the calling thread. All other calls run on the loop that the
+    worker is bound to while that runs, or else on one of their own in a daemon
+    thread, which ends with `stop`. Called from the worker's own event loop they
+    would hold it up, or wait for themselves, and raise `UsageError`; when the loop
+    that they run on ends before they do, they raise `BackendUnavailableError` with
+    `maybe_stored`.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -113,12 +115,7 @@ class SyncWorker:
         # One that only performs may end at any time, as that of a request does.
         if bound is None or not bound.is_running() or (on_own_loop and not is_started):
             bound = self._own_loop()
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            return bound  # no loop runs in this thread: what worker.sync is for
-        if running is bound:
-            raise UsageError("worker.sync was called on the worker's own event loop; use await")
+        refuse_on(bound)
         return bound
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
@@ -136,6 +133,16 @@ class SyncWorker:
                 return  # stopped from a handler: the drain still needs the loop
             self._thread = None
         thread.end()
+
+
+def refuse_on(loop: asyncio.AbstractEventLoop | None) -> None:
+    """Say that a call would hold up this loop, or wait for it in vain, if it runs just here."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return  # no loop runs in this thread: what worker.sync is for
+    if running is loop:
+        raise UsageError("worker.sync was called on the worker's own event loop; use await")
 
 
 def _stop_at_exit(reference: weakref.ref[SyncWorker], process: int) -> None:

@@ -333,12 +333,15 @@ class Worker(abc.ABC):
     @property
     def sync(self) -> SyncWorker:
         """The same calls for code without an event loop, safe from any thread."""
-        from offload.sync import SyncWorker  # most programs never ask for it
-
         facade: SyncWorker | None = self.__dict__.get("_sync")
         if facade is None:
-            facade = self.__dict__["_sync"] = SyncWorker(self)
+            facade = self.__dict__["_sync"] = self._make_sync()
         return facade
+
+    def _make_sync(self) -> SyncWorker:
+        from offload.sync import SyncWorker  # most programs never ask for it
+
+        return SyncWorker(self)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -6,6 +6,7 @@ from datetime import timedelta
 from offload import Adapter, Claims, Limits, hookimpl
 from offload_redis import options
 from offload_redis.driver import RedisDriver
+from offload_redis.sync_driver import make_driver
 
 LIMITS = Limits(
     max_job_bytes=1 << 20,
@@ -23,18 +24,19 @@ CLAIMS = Claims(
     notes={"durable": "with appendonly yes; a failover can lose what no replica had yet"},
 )
 
-REAL = Adapter(claims=CLAIMS, limits=LIMITS, options=options.COMMON, make=RedisDriver)
+REAL = Adapter(claims=CLAIMS, limits=LIMITS, options=options.COMMON, make=make_driver)
 
 ADAPTERS = {
     "redis": REAL,
     "rediss": replace(REAL, options=(*options.COMMON, *options.TLS)),
     "unix": replace(REAL, options=(*options.COMMON, options.DATABASE)),
     "redis+sentinel": replace(REAL, options=(*options.COMMON, *options.SENTINEL)),
-    "redis+cluster": REAL,
+    "redis+cluster": replace(REAL, make=RedisDriver),
     "redis+fake": replace(
         REAL,
         claims=replace(CLAIMS, durable=False, distributed=False, notes={}),
         limits=replace(LIMITS, recovery=None, reconnect=None),
+        make=RedisDriver,
     ),
 }
 

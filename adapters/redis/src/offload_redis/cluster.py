@@ -13,7 +13,6 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainErr
 from offload import BackendError, BackendUnavailableError
 from offload_redis.commands import Command, Commands
 from offload_redis.errors import translate
-from offload_redis.link import Link
 
 Node: TypeAlias = tuple[str, int]
 
@@ -29,16 +28,20 @@ class ClusterLink(Commands):
     """A link to every node that is needed."""
 
     def __init__(
-        self, seeds: Sequence[Node], make_link: Callable[[Node], Link], where: str, timeout: float
+        self,
+        seeds: Sequence[Node],
+        make_link: Callable[[Node], Commands],
+        where: str,
+        timeout: float,
     ) -> None:
         super().__init__(where)
         self._timeout = timeout
         self._seeds = seeds
         self._make_link = make_link
-        self._links: dict[Node, Link] = {}
+        self._links: dict[Node, Commands] = {}
         self._owners: list[tuple[int, int, Node]] = []
 
-    def _link(self, node: Node) -> Link:
+    def _link(self, node: Node) -> Commands:
         if node not in self._links:
             self._links[node] = self._make_link(node)
         return self._links[node]

@@ -74,6 +74,11 @@ class Commands(ABC):
         """
         commands = _with([call.by_digest() for call in calls], behind)
         replies = await self.execute(commands, once=once)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                break
+        else:
+            return replies
         if any(isinstance(reply, NoScriptError) for reply in replies):
             # A new server, or a flushed one. Those that ran do nothing when they come again.
             commands = _with([call.by_source() for call in calls], behind)

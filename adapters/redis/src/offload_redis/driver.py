@@ -7,21 +7,29 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import NamedTuple
 
-from offload import BackendUnavailableError, Entry, QueueCounts, StoredDeadLetter
+import msgspec
+from redis.exceptions import NoScriptError
+
+from offload import (
+    BackendError,
+    BackendUnavailableError,
+    Entry,
+    QueueCounts,
+    StoredDeadLetter,
+)
 from offload.config import NAMESPACE, QUEUES, Config
 from offload_redis import dead_letters, scripts
 from offload_redis.batches import MAX_JOBS
 from offload_redis.durability import check_server
 from offload_redis.entries import read_entry
-from offload_redis.errors import translated
+from offload_redis.errors import is_wrong_type, translate, translated
 from offload_redis.keeper import Keeper
 from offload_redis.keys import QueueKeys, queues_key, read_names
 from offload_redis.options import LEASE, TIMEOUT, WAIT_REPLICAS
 from offload_redis.permissions import check_performing, check_working
 from offload_redis.scripts import Argument, Call
-from offload_redis.servers import server_of
+from offload_redis.servers import ASYNC, Client, server_of
 from offload_redis.subscription import RedisSubscription
 from offload_redis.waker import ANSWER_SECONDS, Waker
 
@@ -34,10 +42,10 @@ TRIES = 10
 class RedisDriver:
     """Jobs in one Redis server."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, client: Client = ASYNC) -> None:
         self._config = config
         self.where = str(config)
-        self._server = server_of(config)
+        self._server = server_of(config, client)
         self._link = self._server.commands()
         self._namespace = config[NAMESPACE]
         self._replicas = config[WAIT_REPLICAS]
@@ -53,8 +61,10 @@ class RedisDriver:
             names = queues_key(self._namespace)
             queues = [self._keys(queue) for queue in self._config[QUEUES]]
             await check_performing(self._link, names, queues, replicas=self._replicas)
-        except BaseException:
+        except BaseException as error:
             await self._link.drop()  # nobody closes what didn't open
+            if isinstance(error, BackendError):
+                error.maybe_stored = False  # whatever was sent, it was no job
             raise
 
     def _begin(self) -> None:
@@ -83,12 +93,16 @@ class RedisDriver:
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         if self._process != os.getpid():
             self._begin()
-        batches = [
-            self._number(self._known.get(queue) or await self._know(queue), batch)
-            for queue, batch in _batches(entries)
-        ]
+        if len(entries) == 1 and await self._store_one(entries[0]):
+            return
+        batches = []
+        for queue, batch in _batches(entries):
+            keys = self._known.get(queue) or await self._know(queue)
+            batches.append(self._number(keys, batch))
         for _ in range(TRIES):
             replies = await self._send(batches)
+            if not any(replies):
+                return
             if -2 in replies:
                 self._begin()
                 batches = [
@@ -104,6 +118,25 @@ class RedisDriver:
             if not batches:
                 return
         raise BackendUnavailableError(f"{self._config} is in disorder", maybe_stored=True)
+
+    async def _store_one(self, entry: Entry) -> bool:
+        """`enqueue` as it mostly is, at half of the cost; False if that way is barred."""
+        keys = self._known.get(entry.queue)
+        if keys is None or self._replicas:
+            return False
+        number = self._numbers[entry.queue] = self._numbers[entry.queue] + 1
+        command = (
+            *("EVALSHA", scripts.ENQUEUE.digest, 4, keys.ready, keys.later, keys.wake, keys.sent),
+            *(number, number, number, entry.id, _due_of(entry), entry.body),
+        )
+        (reply,) = await self._link.execute((command,))
+        if isinstance(reply, Exception):
+            if isinstance(reply, NoScriptError) or is_wrong_type(reply):
+                return False
+            raise translate(reply, self.where, maybe_stored=False) from reply
+        if reply == 1:
+            await self._name([entry.queue])
+        return bool(reply >= 0)
 
     def _number(self, keys: QueueKeys, entries: Sequence[Entry]) -> _Batch:
         self._numbers[keys.queue] += 1
@@ -210,7 +243,7 @@ class RedisDriver:
         return await dead_letters.discard(self._link, await self._all_queues(), ids)
 
 
-class _Batch(NamedTuple):
+class _Batch(msgspec.Struct, frozen=True, gc=False):
     """Jobs of one queue that travel together, under a number that this queue sees once."""
 
     keys: QueueKeys
@@ -222,20 +255,20 @@ class _Batch(NamedTuple):
         keys = self.keys
         arguments: list[Argument] = [self.number, first, last]
         for entry in self.entries:
-            due: Argument = ""
-            if entry.delay_ms:
-                due = f"+{entry.delay_ms}"
-            elif entry.at_ms is not None:
-                due = str(entry.at_ms)
-            arguments += (entry.id, due, entry.body)
+            arguments += (entry.id, _due_of(entry), entry.body)
         where = (keys.ready, keys.later, keys.wake, keys.sent)
         return Call(scripts.ENQUEUE, where, tuple(arguments))
 
 
+def _due_of(entry: Entry) -> str:
+    """When it is due, as the script wants to be told."""
+    if entry.delay_ms:
+        return f"+{entry.delay_ms}"
+    return "" if entry.at_ms is None else str(entry.at_ms)
+
+
 def _batches(entries: Sequence[Entry]) -> list[tuple[str, Sequence[Entry]]]:
     """Entries by queue and batch, none too many nor too large."""
-    if len(entries) == 1:
-        return [(entries[0].queue, entries)]
     batches: list[tuple[str, Sequence[Entry]]] = []
     open_ones: dict[str, list[Entry]] = {}
     sizes = Counter[str]()

@@ -89,6 +89,15 @@ def translate(error: BaseException, where: str, *, maybe_stored: bool) -> Backen
     return BackendUnavailableError(f"{where} is away: {reason}", maybe_stored=maybe_stored)
 
 
+def bare(error: BaseException) -> BaseException:
+    """The same without the frames of the client, in whose locals is the password."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
+
+
 def translated(method: F) -> F:
     """Let no error leave but ours, though something else than Redis answers.
 

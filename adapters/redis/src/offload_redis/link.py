@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 from offload_redis.commands import Command, Commands
-from offload_redis.errors import translate
+from offload_redis.errors import bare, translate
 from offload_redis.sockets import HeldSocket
 
 
@@ -73,7 +73,7 @@ class Link(Commands):
             # Whatever is still to come on it must never be taken for another's reply.
             await self.drop()
             if isinstance(error, Exception) or _is_not_ours(error):
-                raise translate(error, self.where, maybe_stored=sent) from _bare(error)
+                raise translate(error, self.where, maybe_stored=sent) from bare(error)
             raise
         finally:
             turn.release()
@@ -126,12 +126,3 @@ def _is_not_ours(error: BaseException) -> bool:
     """Whether it is a cancellation that nobody asked of this task: the client's own, then."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling()
-
-
-def _bare(error: BaseException) -> BaseException:
-    """Without the frames of the client, in whose locals is the password."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
-    return error

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
+import msgspec
+
 Argument = str | bytes | int
 
 _FOLDER = files(__package__) / "lua"
@@ -43,8 +45,7 @@ MEND = _load("mend")
 PERMISSIONS = _load("permissions")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A script with its keys, all in one slot, and its arguments."""
 
     script: Script

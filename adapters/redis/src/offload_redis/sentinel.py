@@ -10,7 +10,6 @@ from redis.exceptions import ReadOnlyError
 from offload import BackendError, BackendUnavailableError
 from offload_redis.cluster import Node
 from offload_redis.commands import Command, Commands
-from offload_redis.link import Link
 
 
 class SentinelLink(Commands):
@@ -20,8 +19,8 @@ class SentinelLink(Commands):
         self,
         sentinels: Sequence[Node],
         service: str,
-        make_sentinel_link: Callable[[Node], Link],
-        make_link: Callable[[Node], Link],
+        make_sentinel_link: Callable[[Node], Commands],
+        make_link: Callable[[Node], Commands],
         where: str,
     ) -> None:
         super().__init__(where)
@@ -29,7 +28,7 @@ class SentinelLink(Commands):
         self._service = service
         self._make_sentinel_link = make_sentinel_link
         self._make_link = make_link
-        self._link: Link | None = None
+        self._link: Commands | None = None
 
     async def execute(self, commands: Sequence[Command], *, once: bool = False) -> list[Any]:
         if self._link is not None:

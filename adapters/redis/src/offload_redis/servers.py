@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
+import redis.asyncio.connection
+import redis.asyncio.retry
+import redis.connection
+import redis.retry
 from redis.backoff import NoBackoff
 
 from offload import ConfigError
@@ -19,11 +21,39 @@ from offload_redis.commands import Commands
 from offload_redis.credentials import credentials_of
 from offload_redis.link import Link
 from offload_redis.sentinel import SentinelLink
+from offload_redis.sync_link import SyncLink, Wires
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
 MAX_SOCKET_PATH = 107
 """Bytes; of any socket's path, on Linux."""
+
+
+class Client(NamedTuple):
+    """One of the two clients that redis-py has, and the links over its connections."""
+
+    connections: Any
+    """The module with its connections: those for TCP, TLS and socket files."""
+    retry: Any
+    """How often it tries again: never."""
+    link: Callable[[Callable[[], Any], str, float], Commands]
+    """A link over what the first argument makes, with its place and timeout."""
+
+
+ASYNC = Client(
+    redis.asyncio.connection,
+    redis.asyncio.retry.Retry(NoBackoff(), 0),
+    lambda make, where, timeout: Link(make(), where, timeout),
+)
+
+
+def sync_client(wires: Wires) -> Client:
+    """The client for threads without an event loop; its links can be cut by these wires."""
+    return Client(
+        redis.connection,
+        redis.retry.Retry(NoBackoff(), 0),
+        lambda make, where, timeout: SyncLink(make, where, timeout, wires),
+    )
 
 
 class Server(ABC):
@@ -32,7 +62,8 @@ class Server(ABC):
     dies_with_us = False
     """Whether it is part of this process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, client: Client) -> None:
+        self._client = client
         self._where = str(config)
         self._timeout = config[options.TIMEOUT].total_seconds()
         self._credentials = credentials_of(config.address.username, config.address.password)
@@ -56,7 +87,7 @@ class Server(ABC):
             "protocol": 2,
             "socket_timeout": None,
             "socket_connect_timeout": None,
-            "retry": Retry(NoBackoff(), 0),
+            "retry": self._client.retry,
             "driver_info": None,
         }
 
@@ -64,8 +95,8 @@ class Server(ABC):
 class PlainServer(Server):
     """`redis://host:port/database`, and `rediss://` with TLS."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, client: Client) -> None:
+        super().__init__(config, client)
         ((host, port),) = _hosts(config, DEFAULT_PORT, most=1)
         self._location: dict[str, Any] = {"host": host, "port": port, "db": _database(config)}
         self._is_tls = config.address.scheme == "rediss"
@@ -73,15 +104,18 @@ class PlainServer(Server):
             self._location |= {option.name: config[option] for option in options.TLS}
 
     def link(self, timeout: float) -> Commands:
-        kind = SSLConnection if self._is_tls else Connection
-        return Link(kind(**self._location, **self._settings()), self._where, timeout)
+        connections = self._client.connections
+        kind = connections.SSLConnection if self._is_tls else connections.Connection
+        return self._client.link(
+            lambda: kind(**self._location, **self._settings()), self._where, timeout
+        )
 
 
 class SocketServer(Server):
     """`unix:///run/redis.sock`."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, client: Client) -> None:
+        super().__init__(config, client)
         address = config.address
         if address.host or not address.path.strip("/"):
             raise ConfigError("unix:// needs the path of a socket: unix:///run/redis.sock?db=0")
@@ -92,17 +126,19 @@ class SocketServer(Server):
         self._path, self._database = address.path, config[options.DATABASE]
 
     def link(self, timeout: float) -> Commands:
-        connection = UnixDomainSocketConnection(
-            path=self._path, db=self._database, **self._settings()
+        kind = self._client.connections.UnixDomainSocketConnection
+        return self._client.link(
+            lambda: kind(path=self._path, db=self._database, **self._settings()),
+            self._where,
+            timeout,
         )
-        return Link(connection, self._where, timeout)
 
 
 class SentinelServer(Server):
     """`redis+sentinel://host:port,host:port/service`: the master that the sentinels know of."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, client: Client) -> None:
+        super().__init__(config, client)
         self._sentinels = _hosts(config, SENTINEL_PORT)
         self._service, self._database = _service(config)
         self._sentinel_credentials = credentials_of(
@@ -112,15 +148,24 @@ class SentinelServer(Server):
         self._sentinel_timeout = self._timeout / (len(self._sentinels) + 1)
 
     def link(self, timeout: float) -> Commands:
-        def make_link(node: Node) -> Link:
-            host, port = node
-            connection = Connection(host=host, port=port, db=self._database, **self._settings())
-            return Link(connection, f"{self._where} ({host}:{port})", timeout)
+        kind, make = self._client.connections.Connection, self._client.link
 
-        def make_sentinel_link(node: Node) -> Link:
+        def make_link(node: Node) -> Commands:
+            host, port = node
+            return make(
+                lambda: kind(host=host, port=port, db=self._database, **self._settings()),
+                f"{self._where} ({host}:{port})",
+                timeout,
+            )
+
+        def make_sentinel_link(node: Node) -> Commands:
+            host, port = node
             settings = self._settings() | {"credential_provider": self._sentinel_credentials}
-            connection = Connection(host=node[0], port=node[1], **settings)
-            return Link(connection, f"sentinel {node[0]}:{node[1]}", self._sentinel_timeout)
+            return make(
+                lambda: kind(host=host, port=port, **settings),
+                f"sentinel {host}:{port}",
+                self._sentinel_timeout,
+            )
 
         return SentinelLink(
             self._sentinels, self._service, make_sentinel_link, make_link, self._where
@@ -132,8 +177,8 @@ class FakeServer(Server):
 
     dies_with_us = True
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, client: Client) -> None:
+        super().__init__(config, client)
         try:
             import fakeredis  # an extra
         except ImportError:
@@ -147,24 +192,28 @@ class FakeServer(Server):
 
     def link(self, timeout: float) -> Commands:
         client = self._fakeredis.FakeAsyncRedis(server=self._server, protocol=2)
-        connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-        return Link(connection, self._where, timeout)
+        return self._client.link(client.connection_pool.make_connection, self._where, timeout)
 
 
 class ClusterServer(Server):
     """`redis+cluster://host:port,host:port`: any of its nodes knows the others."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, client: Client) -> None:
+        super().__init__(config, client)
         if config.address.path.strip("/"):
             raise ConfigError("redis+cluster:// takes no database: a cluster has only one")
         self._nodes = _hosts(config, DEFAULT_PORT)
 
     def link(self, timeout: float) -> Commands:
-        def make_link(node: Node) -> Link:
+        kind, make = self._client.connections.Connection, self._client.link
+
+        def make_link(node: Node) -> Commands:
             host, port = node
-            connection = Connection(host=host, port=port, **self._settings())
-            return Link(connection, f"{self._where} (node {host}:{port})", timeout)
+            return make(
+                lambda: kind(host=host, port=port, **self._settings()),
+                f"{self._where} (node {host}:{port})",
+                timeout,
+            )
 
         return ClusterLink(self._nodes, make_link, self._where, timeout)
 
@@ -183,13 +232,13 @@ _KINDS: dict[str, type[Server]] = {
 }
 
 
-def server_of(config: Config) -> Server:
-    """The server that a config string names.
+def server_of(config: Config, client: Client = ASYNC) -> Server:
+    """The server that a config string names, reached by a client.
 
     Raises:
         ConfigError: it names none.
     """
-    return _KINDS[config.address.scheme](config)
+    return _KINDS[config.address.scheme](config, client)
 
 
 def _hosts(config: Config, default_port: int, most: int | None = None) -> list[Node]:

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 
 from offload import BackendUnavailableError
@@ -116,17 +116,13 @@ class Database:
 
     # -- transactions ----------------------------------------------------------
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All of it or nothing, with the right to write from its beginning."""
-        with transaction(self.connection, "BEGIN IMMEDIATE"):
-            yield
+        return transaction(self.connection, "BEGIN IMMEDIATE")
 
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> AbstractContextManager[None]:
         """Read everything as it is at one moment."""
-        with transaction(self.connection, "BEGIN"):
-            yield
+        return transaction(self.connection, "BEGIN")
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from offload import Entry, QueueCounts, StoredDeadLetter
 from offload.config import Config
@@ -19,6 +20,7 @@ from offload_sqlite.options import (
 )
 from offload_sqlite.store import Store
 from offload_sqlite.subscription import SqliteSubscription
+from offload_sqlite.sync_store import SyncStore
 from offload_sqlite.thread import StoreThread
 
 # A child must not close its parent's connections, not even by forgetting them.
@@ -39,11 +41,14 @@ class SqliteDriver:
         self._config = config
         self._file = DatabaseFile(database_path(config.address), config[MODE])
         self._prefix = table_prefix(config)
+        self._sync_store: SyncStore | None = None
+
+    def _database(self, busy_timeout: timedelta) -> Database:
+        return Database(self._file, self._prefix, self._config[SYNCHRONOUS], busy_timeout)
 
     async def open(self) -> None:
         # All anew each time: a call of a former life may still be under way in its thread.
-        config = self._config
-        database = Database(self._file, self._prefix, config[SYNCHRONOUS], config[BUSY_TIMEOUT])
+        database = self._database(self._config[BUSY_TIMEOUT])
         thread = StoreThread()
         try:
             await thread.call(database.open)
@@ -70,6 +75,17 @@ class SqliteDriver:
 
     async def enqueue(self, entries: Sequence[Entry]) -> None:
         await self._thread.call(self._store.enqueue, entries)
+
+    def enqueue_sync(self, entries: Sequence[Entry]) -> None:
+        store = self._sync_store
+        if store is None:
+            store = self._sync_store = SyncStore(self._database, self._config[BUSY_TIMEOUT])
+        store.enqueue(entries)
+
+    def close_sync(self) -> None:
+        store, self._sync_store = self._sync_store, None
+        if store is not None:
+            store.end()
 
     async def subscribe(self, queues: Sequence[str]) -> SqliteSubscription:
         lease = self._config[LEASE]

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from offload.claims import Claims, Limits
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
@@ -18,13 +19,13 @@ from offload.driver import (
     Subscription,
 )
 from offload.duration import format_duration
+from offload.engine.bulk import Bulk
 from offload.engine.connection import tell_of_close
 from offload.engine.dead_letters import StoredDeadLetters
 from offload.engine.dispatcher import Dispatcher
 from offload.engine.entries import EntryMaker
 from offload.engine.logs import engine_log, write
 from offload.engine.lost_jobs import name_lost, name_lost_with_process
-from offload.engine.outbox import batches, told_how_many
 from offload.engine.processes import alive, left_to_the_parent, vigil
 from offload.engine.reach import Reach
 from offload.engine.registry import Registry
@@ -32,6 +33,7 @@ from offload.engine.slots import Slots
 from offload.engine.states import Event, Life, Phase
 from offload.engine.stop_budget import StopBudget
 from offload.engine.supervisor import own_task
+from offload.engine.sync_reach import SyncReach
 from offload.errors import AlreadyRunningError, UsageError
 from offload.job import Handler, Job, JobContext
 from offload.observers import Observers
@@ -39,6 +41,9 @@ from offload.retry import Backoff
 from offload.system_limits import limits_told
 from offload.validation import named, read_delay, read_instant
 from offload.worker import DeadLetters, QueueCounts, State, StopReport, Worker
+
+if TYPE_CHECKING:
+    from offload.sync import SyncWorker
 
 
 class DriverWorker(Worker):
@@ -73,6 +78,7 @@ class DriverWorker(Worker):
         self._dispatcher: Dispatcher | None = None
         self._draining: asyncio.Task[StopReport] | None = None
         self._reach = Reach(self, self._life, self._driver, self._make)
+        self.sync_reach = SyncReach(self._life, self._driver, self._reach.note_claims)
 
     def __repr__(self) -> str:
         return repr(self._life)
@@ -146,7 +152,8 @@ class DriverWorker(Worker):
         """Whether something is open, or opened since the last stop."""
         reach = self._reach
         is_used_elsewhere = reach.elsewhere is not None and reach.elsewhere.is_used
-        return self._life.phase is Phase.RESTARTING or reach.connection.is_open or is_used_elsewhere
+        is_open = reach.connection.is_open or self.sync_reach.is_used or is_used_elsewhere
+        return self._life.phase is Phase.RESTARTING or is_open
 
     async def _drain(self) -> StopReport:
         finished = 0
@@ -162,8 +169,10 @@ class DriverWorker(Worker):
                         write(engine_log.warning, "draining: %d jobs, up to %s", busy, within)
                     finished, returned = await self._dispatcher.drain(budget)
                 leaving = own_task(self._leave_elsewhere(budget), "offload-leave")
+                parting = own_task(self._leave_threads(budget), "offload-leave-threads")
                 lost = await connection.close(_subscription_of(self._dispatcher), budget)
                 await leaving
+                await parting
         except asyncio.CancelledError:
             # A second stop finishes it; or the loop ends, and the vigil finds that.
             self._draining = None
@@ -195,6 +204,13 @@ class DriverWorker(Worker):
                     await self._reach.elsewhere.close(budget.grace_left)
             except Exception as error:
                 tell_of_close(error)
+
+    async def _leave_threads(self, budget: StopBudget) -> None:
+        try:
+            async with asyncio.timeout_at(budget.driver):
+                await self.sync_reach.leave(budget)
+        except Exception as error:
+            tell_of_close(error)
 
     @property
     def _outlives_us(self) -> bool:
@@ -267,22 +283,23 @@ class DriverWorker(Worker):
         return await self._perform(job, 0, read_instant(when, self.limits))
 
     async def perform_many(self, jobs: Iterable[Job]) -> list[str]:
+        bulk = self._bulk(jobs)
+        for batch in bulk.batches():
+            with bulk.storing(batch):
+                await self._reach.send(batch)
+        return bulk.ids
+
+    def _bulk(self, jobs: Iterable[Job]) -> Bulk:
         now_ms = time.time_ns() // 1_000_000
         jobs = list(jobs)
         entries = [self._make_one_of(jobs, index, now_ms) for index in range(len(jobs))]
-        stored = 0
-        for batch in batches(entries):
-            try:
-                await self._reach.send(batch)
-            except Exception as error:
-                if not stored:
-                    raise
-                raise told_how_many(error, stored, len(entries)) from error
+
+        def stored(jobs: Sequence[Job], batch: Sequence[Entry]) -> None:
             if "job_enqueued" in self._observers.wanted:
-                for job, entry in zip(jobs[stored:], batch, strict=False):
+                for job, entry in zip(jobs, batch, strict=True):
                     self._tell_enqueued(job, entry, now_ms)
-            stored += len(batch)
-        return [entry.id for entry in entries]
+
+        return Bulk(jobs, entries, stored)
 
     def _make_entry(self, job: Job, delay_ms: int, at_ms: int | None, now_ms: int) -> Entry:
         return self._entries.make(self, job, delay_ms, at_ms, now_ms)
@@ -309,6 +326,30 @@ class DriverWorker(Worker):
         due_ms = now_ms + entry.delay_ms if entry.at_ms is None else entry.at_ms
         context = JobContext(entry.id, entry.queue, job.handler, 0, now_ms, due_ms)
         self._observers.tell("job_enqueued", job=context)
+
+    # -- performing from threads, for `SyncPerformer` --------------------------
+
+    def perform_by_thread(self, job: Job, delay_ms: int = 0, at_ms: int | None = None) -> str:
+        """`perform`, all of it in the calling thread."""
+        now_ms = time.time_ns() // 1_000_000
+        entry = self._make_entry(job, delay_ms, at_ms, now_ms)
+        self.sync_reach.outbox.send((entry,))
+        if "job_enqueued" in self._observers.wanted:
+            self._tell_enqueued(job, entry, now_ms)
+        return entry.id
+
+    def perform_many_by_thread(self, jobs: Iterable[Job]) -> list[str]:
+        """`perform_many`, likewise."""
+        bulk = self._bulk(jobs)
+        for batch in bulk.batches():
+            with bulk.storing(batch):
+                self.sync_reach.outbox.send(batch)
+        return bulk.ids
+
+    def _make_sync(self) -> SyncWorker:
+        from offload.engine.sync_performer import SyncPerformer  # most programs never ask for it
+
+        return SyncPerformer(self)
 
     # -- the rest ------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     """Split these, in order, into batches that a driver takes in one call."""
     for begin in range(0, len(entries), MAX_BATCH):
         batch = entries[begin : begin + MAX_BATCH]
-        if _size_of(batch) <= MAX_BATCH_BYTES:
+        if size_of(batch) <= MAX_BATCH_BYTES:
             yield batch
         else:
             yield from _split(batch)
@@ -49,7 +49,8 @@ def _split(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     yield entries[begin:]
 
 
-def _size_of(entries: Sequence[Entry]) -> int:
+def size_of(entries: Sequence[Entry]) -> int:
+    """The bytes of their bodies."""
     return sum([len(entry.body) for entry in entries])
 
 
@@ -182,7 +183,7 @@ class Outbox:
         taken, size = 0, 0
         for wanted, caller in self._waiting:
             if not caller.done():  # a caller that was cancelled meanwhile wants nothing stored
-                added = _size_of(wanted)
+                added = size_of(wanted)
                 too_many = len(entries) + len(wanted) > MAX_BATCH
                 if entries and (too_many or size + added > MAX_BATCH_BYTES):
                     break

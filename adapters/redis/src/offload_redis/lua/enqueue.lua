@@ -21,6 +21,14 @@ if number > first and last ~= number - 1 then
 end
 
 local now = now_ms()
+if #ARGV == 6 and ARGV[5] == '' then  -- one job for now, as most calls bring: the same, sooner
+  if redis.call('RPUSH', KEYS[1], pack(ARGV[4], 0, now, ARGV[6])) == 1 then
+    leave_marker(KEYS[3])
+  end
+  redis.call('SET', KEYS[4], number, 'EX', 3600)
+  return last < 0 and 1 or 0
+end
+
 local ready, later = {}, {}
 local first_due
 for i = 4, #ARGV, 3 do
