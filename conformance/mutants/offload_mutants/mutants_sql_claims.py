@@ -83,7 +83,7 @@ class WaitsOnItsOnlyConnection(SqlDriver):
         return self.subscription
 
 
-@mutant("LIFE-2", base="sql")
+@mutant("LIFE-2", "PERF-2", base="sql")
 class LooksWhenAnotherHasCommitted(SqlDriver):
     """`PRAGMA data_version`, which doesn't change by what its own connection commits."""
 

@@ -1,4 +1,4 @@
-"""What a worker has left behind in this process: tasks, threads and open files."""
+"""What a worker has left behind: tasks, timers, threads, open files and child processes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 _FILES = Path("/proc/self/fd")
+_TASKS = Path("/proc/self/task")
 
 LIMIT_THREAD = "offload-kit-limit"
 """The kit's own, which watches over each phase of a test."""
@@ -30,12 +31,15 @@ class Belongings:
     """How many there are of each name, since names may be shared."""
     threads: Counter[str]
     files: Counter[str]
+    timers: Counter[str]
+    """What the loop will call later, by its name; not what ends a sleep or a timeout."""
+    children: Counter[str]
     places: dict[str, str] = field(default_factory=dict, compare=False)
     """Of each task's name, what it runs and where it waits."""
 
     @classmethod
     def now(cls) -> Self:
-        """Of this moment. Files are known on Linux only."""
+        """Of this moment. Files and children are known on Linux only."""
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         return cls(
             tasks=Counter(task.get_name() for task in tasks),
@@ -46,6 +50,8 @@ class Belongings:
                 if not (_OF_THE_LOOP.fullmatch(thread.name) or thread.name == LIMIT_THREAD)
             ),
             files=Counter(_open_files()),
+            timers=Counter(_timers()),
+            children=Counter(_children()),
         )
 
     def more_than(self, before: Belongings) -> list[str]:
@@ -54,6 +60,13 @@ class Belongings:
             *_named("task", self.tasks - before.tasks, self.places),
             *_named("thread", self.threads - before.threads, {}),
             *_named("file", files := self.files - before.files, _peers_of(files)),
+        ]
+
+    def goes_on_beside(self, before: Belongings) -> list[str]:
+        """The same for timers and processes, of which the kit may begin some within a test."""
+        return [
+            *_named("timer", self.timers - before.timers, {}),
+            *_named("process", self.children - before.children, {}),
         ]
 
 
@@ -97,3 +110,19 @@ def _open_files() -> Iterable[str]:
             yield f"{entry.name} {entry.readlink()}"
         except OSError:
             continue  # the one that lists the folder
+
+
+def _timers() -> Iterable[str]:
+    """Those of asyncio itself belong to a task, which is told already, or to the kit's waits."""
+    # A loop that isn't asyncio's own may have no such list.
+    for handle in list(getattr(asyncio.get_running_loop(), "_scheduled", ())):
+        called = getattr(handle, "_callback", None)
+        module = getattr(called, "__module__", None) or ""
+        if not handle.cancelled() and module.partition(".")[0] not in ("asyncio", "_asyncio"):
+            yield getattr(called, "__qualname__", repr(called))
+
+
+def _children() -> Iterable[str]:
+    for thread in _TASKS.glob("*"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            yield from (thread / "children").read_text().split()

@@ -225,6 +225,47 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
     lab.equal("the dead letters", [], await dead_ids(worker))
 
 
+MOMENTS = 16
+"""How often a requeue is cut short: half of them after so many turns of the loop, half in time."""
+CUT_LATER = 0.00015
+"""Seconds by which each of those that are cut in time goes on for longer than that before it."""
+
+
+async def test_DEAD_2_cut_short_it_is_there_still(lab: Lab) -> None:
+    """Who gives up amid a requeue has either the entry or the job, whichever call was cut."""
+    worker = lab.worker()
+    act = lab.troupe(worker).act
+    died: set[str] = set()
+
+    async def reborn(args: offload.Args) -> None:
+        steps = [] if args["tag"] in died else [["reject", "boom"]]
+        died.add(args["tag"])
+        await act({**args, "do": {"*": steps}})
+
+    worker.register("reborn", reborn)
+    await worker.start()
+    tags = [f"job {number}" for number in range(MOMENTS)]
+    ids = [await lab.perform(worker, tag, handler="reborn") for tag in tags]
+    await lab.until_dead(worker, MOMENTS)
+    for number, job_id in enumerate(ids):
+        requeueing = asyncio.create_task(worker.dead_letters.requeue([job_id]))
+        if number % 2:
+            await asyncio.sleep(number * CUT_LATER)
+        else:
+            for _ in range(number // 2 + 1):
+                await asyncio.sleep(0)
+        requeueing.cancel()
+        await asyncio.wait([requeueing])
+    await lab.fence(worker)
+    await worker.dead_letters.requeue(await dead_ids(worker))
+    for tag in tags:
+        await lab.until_ended(2, tag)
+    await lab.fence(worker)
+    for tag in tags:
+        lab.check("attempts", tag=tag, expected=[1, 1])
+    lab.equal("the dead letters", [], await dead_ids(worker))
+
+
 async def test_DEAD_2_all_are_those_that_are_there(lab: Lab) -> None:
     """What dies again while all are requeued is left, or there would be no end to it."""
     worker = lab.worker()

@@ -230,6 +230,7 @@ async def test_LIFE_10_nothing_is_left(lab: Lab) -> None:
     await lab.until_ended(1, "plain")
     await lab.stop(worker)
     lab.equal("left after stop", [], Belongings.now().more_than(before))
+    lab.equal("what goes on after stop", [], Belongings.now().goes_on_beside(before))
     await worker.start()
     await lab.stop(worker)
     lab.equal("left after a second stop", [], Belongings.now().more_than(before))
