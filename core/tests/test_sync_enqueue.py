@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import logging
 import os
 import threading
@@ -74,10 +75,9 @@ class PlainDriver(SimpleDriver):
 def make(query: str = "grace=0s") -> tuple[DriverWorker, PlainDriver]:
     config = read_config(parse_address(f"simple://?{query}"), ())
     driver = PlainDriver(config)
-    worker = DriverWorker(driver, config, lambda: PlainDriver(config))
-    worker.claims = replace(offload_simple.ADAPTER.claims, distributed=True)
-    worker.limits = offload_simple.ADAPTER.limits
-    return worker, driver
+    claims = replace(offload_simple.ADAPTER.claims, distributed=True)
+    another = functools.partial(PlainDriver, config)
+    return DriverWorker(driver, config, claims, offload_simple.ADAPTER.limits, another), driver
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ CHAPTERS = (
             "attempt doesn't count. `stop` returns within the grace and 1 s, whatever handlers do.",
             "`stop` again, at the same time, or before `start`: all return after the one drain.",
             "`start` after `stop` works: handlers stay, and what waits or is scheduled goes on.",
-            "After `stop` no task, thread, socket or file of the worker is left.",
+            "After `stop` no task, timer, thread, process, socket or file of the worker is left.",
             "`stop` inside a handler doesn't deadlock: it starts the drain, and returns an empty "
             "report.",
             "Cancelling `start` or `stop` leaves a defined state; a second `stop` finishes the "

@@ -261,8 +261,8 @@ async def test_DEAD_2_cut_short_it_is_there_still(lab: Lab) -> None:
     for tag in tags:
         await lab.until_ended(2, tag)
     await lab.fence(worker)
-    for tag in tags:
-        lab.check("attempts", tag=tag, expected=[1, 1])
+    # What is cut short may be done twice; it must not be lost.
+    lab.equal("whether each ran again", expected=True, actual=all(lab.runs(t) > 1 for t in tags))
     lab.equal("the dead letters", [], await dead_ids(worker))
 
 
