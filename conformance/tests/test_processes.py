@@ -61,6 +61,17 @@ async def test_a_kill_that_hits_nothing_proves_nothing(stage, sqlite_url, act):
     assert verdict(stage) is Verdict.UNKNOWN
 
 
+async def test_a_kill_between_jobs_hits_a_worker_that_has_some_left(stage, sqlite_url, act):
+    async with WorkerProcess(sqlite_url, stage, "victim") as victim:
+        await act()
+        await stage.until("it to end", lambda: bool(stage.history.named("ended")))
+        stage.history.add("accepted", call="a call", tag="left", ids=["a", "b"], asked_ms=0.0)
+        await victim.kill(between_jobs=True)
+    (hit,) = stage.history.named("fault_hit")
+    assert hit.what == {"kind": "kill", "running": [], "left": ["a", "b"]}
+    assert verdict(stage) is not Verdict.UNKNOWN
+
+
 async def test_a_freeze_holds_and_a_thaw_lets_go(stage, sqlite_url, act, connect):
     async with WorkerProcess(sqlite_url, stage, "frozen") as frozen:
         job_id = await act(["gate", "one"])

@@ -78,11 +78,11 @@ class WorkerProcess:
         history = self._stage.history
         history.add("fault", kind="kill", worker=self.name)
         running = running_now(history.events, self.name)
-        left = unended_ids(history.events)[:MANY] if between_jobs else []
+        left = {"left": unended_ids(history.events)[:MANY]} if between_jobs else {}
         self.process.kill()
         await self.process.wait()
-        if running or left:
-            history.add("fault_hit", kind="kill", running=running, left=left)
+        if running or any(left.values()):
+            history.add("fault_hit", kind="kill", running=running, **left)
 
     async def wait(self) -> int:
         """Its exit code, once it has ended by itself."""
