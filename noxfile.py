@@ -35,7 +35,7 @@ LOOPS = {
     "uvloop": ["adapters/redis", "tests"],
 }
 """What `newest` tests, on which loop; `tests` the rest."""
-IN_PARALLEL = ["-n", "5"]
+IN_PARALLEL = ["-n", "4"]
 """For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
 
