@@ -16,7 +16,7 @@ from offload import Job, constant
 pytestmark = pytest.mark.xdist_group("busy-broker")
 
 LATENESS = 0.9
-"""What a busy machine may add is in it, but not a level of the ladder too many, which costs a second.
+"""What a busy machine may add is in it, but not a level of the ladder too many: that is a second.
 How late jobs really are is measured by the benchmarks.
 """
 TOLERANCE = 0.03

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ Ask = Callable[[str, str, Any], Any]
 """Asks the plugin: method, path, and what is sent with it."""
 MOST = 1000
 """Messages that are read of one queue."""
+HOLD, ROUGHLY_MS = "offload-hold", 100
 REQUEUE = "reject_requeue_true"
 
 
@@ -55,7 +57,10 @@ class AmqpStates:
         for message in self._ask("POST", f"queues/%2F/{_quoted(queue)}/get", given):
             properties = message["properties"]
             # Not the publisher's. How often a dead letter was looked at is a matter of chance.
-            is_redelivered = bool(properties["headers"].pop("x-delivery-count", 0))
+            headers = properties["headers"]
+            is_redelivered = bool(headers.pop("x-delivery-count", 0))
+            if HOLD in headers:  # longer by what it took to publish it
+                headers[HOLD] = math.ceil(headers[HOLD] / ROUGHLY_MS) * ROUGHLY_MS
             yield {
                 "queue": queue,
                 **_of(message, "exchange", "routing_key"),
