@@ -6,7 +6,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -17,12 +17,21 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 
 import offload
+from offload.engine.processes import vigil
 
 use_test_loop()
 
 # A bound on the time of each example would fail on a busy machine, and prove nothing.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def left_workers_are_stopped() -> Iterator[None]:
+    """What a test has left on its loop is let go of now: else its log would tell of it later."""
+    yield
+    for worker in list(vigil._workers):  # noqa: SLF001
+        worker.leave_closed_loop()
 
 
 @pytest.fixture(params=["simple", "sqlite"])
