@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import subprocess
@@ -28,10 +29,13 @@ hypothesis.settings.load_profile("unhurried")
 
 @pytest.fixture(autouse=True)
 def left_workers_are_stopped() -> Iterator[None]:
-    """What a test has left on its loop is let go of now: else its log would tell of it later."""
+    """What a test has left on its loop is let go of now: else a later test would hear of it."""
     yield
-    for worker in list(vigil._workers):  # noqa: SLF001
-        worker.leave_closed_loop()
+    if left := list(vigil._workers):  # noqa: SLF001
+        for worker in left:
+            worker.leave_closed_loop()
+        del left, worker
+        gc.collect()
 
 
 @pytest.fixture(params=["simple", "sqlite"])

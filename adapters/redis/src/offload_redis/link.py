@@ -69,7 +69,8 @@ class Link(Commands):
                 return await self._exchange(commands)
         except BaseException as error:
             if _running_loop() is None:
-                raise  # the loop is gone, and this is thrown away
+                # The loop is gone, and this is thrown away: what redis-py says of that is no error.
+                raise GeneratorExit from None
             # Whatever is still to come on it must never be taken for another's reply.
             await self.drop()
             if isinstance(error, Exception) or _is_not_ours(error):

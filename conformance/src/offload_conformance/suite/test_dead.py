@@ -145,8 +145,8 @@ async def test_DEAD_2_a_requeued_one_runs_as_attempt_1(lab: Lab) -> None:
     lab.equal("the dead letters after it", [], await dead_ids(worker))
 
 
-async def test_DEAD_2_an_idle_worker_starts_it_at_once(lab: Lab) -> None:
-    worker = lab.worker()
+def register_reborn(lab: Lab, worker: Worker) -> None:
+    """Register `reborn`, of which each job dies in its first life and ends well in the others."""
     act = lab.troupe(worker).act
     died: set[str] = set()
 
@@ -156,6 +156,11 @@ async def test_DEAD_2_an_idle_worker_starts_it_at_once(lab: Lab) -> None:
         await act({**args, "do": {"*": steps}})
 
     worker.register("reborn", reborn)
+
+
+async def test_DEAD_2_an_idle_worker_starts_it_at_once(lab: Lab) -> None:
+    worker = lab.worker()
+    register_reborn(lab, worker)
     await worker.start()
     late: list[float] = []
     for tag in (f"job {number}" for number in range(7)):
@@ -234,15 +239,7 @@ CUT_LATER = 0.00015
 async def test_DEAD_2_cut_short_it_is_there_still(lab: Lab) -> None:
     """Who gives up amid a requeue has either the entry or the job, whichever call was cut."""
     worker = lab.worker()
-    act = lab.troupe(worker).act
-    died: set[str] = set()
-
-    async def reborn(args: offload.Args) -> None:
-        steps = [] if args["tag"] in died else [["reject", "boom"]]
-        died.add(args["tag"])
-        await act({**args, "do": {"*": steps}})
-
-    worker.register("reborn", reborn)
+    register_reborn(lab, worker)
     await worker.start()
     tags = [f"job {number}" for number in range(MOMENTS)]
     ids = [await lab.perform(worker, tag, handler="reborn") for tag in tags]
