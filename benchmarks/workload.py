@@ -69,7 +69,7 @@ class DrainClock:
 
 
 def in_threads(threads: int, call: Callable[[int], object], jobs: int) -> float:
-    """Share the jobs out among so many threads; jobs a second, after a tenth of them to warm up."""
+    """Warm up with a tenth of the jobs, then enqueue all from `threads` threads; jobs a second."""
     call(max(jobs // 10, 100))
     shares = [len(range(first, jobs, threads)) for first in range(threads)]
     workers = [threading.Thread(target=call, args=(share,)) for share in shares]
@@ -83,7 +83,7 @@ def in_threads(threads: int, call: Callable[[int], object], jobs: int) -> float:
 
 
 def threads_measure(threads: int) -> str:
-    """The measure of enqueueing from so many threads."""
+    """The measure of enqueueing from this many threads."""
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 

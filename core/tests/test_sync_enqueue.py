@@ -94,7 +94,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def in_line(worker: DriverWorker, count: int) -> None:
-    """Return when so many calls wait for another one."""
+    """Return when `count` calls wait for another one."""
     until(lambda: len(worker.sync_reach.outbox._waiting) == count)
 
 

@@ -117,7 +117,7 @@ def runs() -> ForkServerContext:
 
 
 def judge_all(*groups: tuple[Sequence[Variant], int], full: bool) -> list[Row]:
-    """Let the kit try all variants, of each group at most so many at once, and print each row."""
+    """Let the kit try each group of variants, with its limit of runs at once; print each row."""
     context, rows = runs(), list[Row]()
     pools = [ThreadPoolExecutor(at_once) for _, at_once in groups]
     judging = [

@@ -9,11 +9,9 @@ from offload.config import Address, Config
 from offload_amqp.errors import translated
 from offload_amqp.options import LEASE, TIMEOUT
 from offload_amqp.tls import explanation, ssl_context
-from offload_amqp.wire import Channel, Connection, LostError, connect
+from offload_amqp.wire import SILENT_HEARTBEATS, Channel, Connection, LostError, connect
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-HEARTBEATS = 2
-"""After this many without a sign RabbitMQ gives the jobs of a connection to others."""
 CLOSE_SECONDS = 1.0
 """How long the broker may take to answer a farewell."""
 
@@ -32,7 +30,7 @@ class Broker:
     def __init__(self, config: Config) -> None:
         self.where = str(config)
         self.timeout = config[TIMEOUT].total_seconds()
-        self.heartbeat = max(1, round(config[LEASE].total_seconds() / HEARTBEATS))
+        self.heartbeat = max(1, round(config[LEASE].total_seconds() / SILENT_HEARTBEATS))
         self._config = config
         self._tls = ssl_context(config)
         address = config.address

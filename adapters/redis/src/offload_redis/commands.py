@@ -74,7 +74,7 @@ class Commands(ABC):
         """
         commands = _with([call.by_digest() for call in calls], behind)
         replies = await self.execute(commands, once=once)
-        for reply in replies:
+        for reply in replies:  # no generator: this is on the way of each call
             if isinstance(reply, Exception):
                 break
         else:

@@ -231,9 +231,9 @@ async def test_DEAD_2_requeued_by_two_at_once_it_is_there_once(lab: Lab) -> None
 
 
 MOMENTS = 16
-"""How often a requeue is cut short: half of them after so many turns of the loop, half in time."""
+"""How many requeues are cut short: half after some turns of the event loop, half after a delay."""
 CUT_LATER = 0.00015
-"""Seconds by which each of those that are cut in time goes on for longer than that before it."""
+"""Seconds by which the delay grows from one to the next."""
 
 
 async def test_DEAD_2_cut_short_it_is_there_still(lab: Lab) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from offload.claims import Claims, Limits
 from offload.config import CONCURRENCY, GRACE, MAX_ATTEMPTS, QUEUES, Config
@@ -168,11 +168,13 @@ class DriverWorker(Worker):
                         within = format_duration(self._config[GRACE])
                         write(engine_log.warning, "draining: %d jobs, up to %s", busy, within)
                     finished, returned = await self._dispatcher.drain(budget)
-                leaving = own_task(self._leave_elsewhere(budget), "offload-leave")
-                parting = own_task(self._leave_threads(budget), "offload-leave-threads")
+                closings = [self.sync_reach.leave(budget)]
+                if self._reach.elsewhere is not None:
+                    closings.append(self._reach.elsewhere.close(budget.grace_left))
+                leaving = [own_task(_close_in_time(c, budget), "offload-leave") for c in closings]
                 lost = await connection.close(_subscription_of(self._dispatcher), budget)
-                await leaving
-                await parting
+                for each in leaving:
+                    await each
         except asyncio.CancelledError:
             # A second stop finishes it; or the loop ends, and the vigil finds that.
             self._draining = None
@@ -196,21 +198,6 @@ class DriverWorker(Worker):
         )
         self._observers.tell("worker_stopped", worker=self, report=report)
         return report
-
-    async def _leave_elsewhere(self, budget: StopBudget) -> None:
-        if self._reach.elsewhere is not None:
-            try:
-                async with asyncio.timeout_at(budget.driver):
-                    await self._reach.elsewhere.close(budget.grace_left)
-            except Exception as error:
-                tell_of_close(error)
-
-    async def _leave_threads(self, budget: StopBudget) -> None:
-        try:
-            async with asyncio.timeout_at(budget.driver):
-                await self.sync_reach.leave(budget)
-        except Exception as error:
-            tell_of_close(error)
 
     @property
     def _outlives_us(self) -> bool:
@@ -389,3 +376,12 @@ async def _close(driver: Driver) -> Sequence[str]:
 
 async def _count(driver: Counts) -> Mapping[str, QueueCounts]:
     return await driver.counts()
+
+
+async def _close_in_time(closing: Coroutine[Any, Any, None], budget: StopBudget) -> None:
+    """Close a part of what a worker has open; a failure is logged, and ends no stop."""
+    try:
+        async with asyncio.timeout_at(budget.driver):
+            await closing
+    except Exception as error:
+        tell_of_close(error)

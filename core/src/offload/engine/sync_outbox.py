@@ -43,8 +43,8 @@ class SyncOutbox:
     A thread that finds nobody sending sends at once. What others bring meanwhile waits, and the
     first of them sends it all when that has ended.
 
-    An exception from outside, as of Ctrl-C, may strike between any two steps. Whoever waits looks
-    now and then whether anybody still knows of it, and whether there is a sender.
+    An exception from outside, as of Ctrl-C, may strike between any two steps. A caller that waits
+    checks at intervals that it is still in the line, and that there is a sender.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ _CUT_OFF = "the thread that sent this to the backend was cut off"
 
 
 def _for_another(error: BaseException) -> OffloadError:
-    """The same for another thread: an error holds the frames of whoever it was raised for."""
+    """Copy an error for another thread: it holds frames of the caller that it was raised for."""
     maybe_stored = True
     if isinstance(error, OffloadError):
         maybe_stored = error.maybe_stored

@@ -95,7 +95,7 @@ class SyncReach:
         thread.join()
 
     def _leave(self, calls: float, cancelled: float) -> None:
-        """Wait so many seconds for what is under way, and then so many for the end of the rest."""
+        """Wait `calls` seconds for what is under way; the rest has `cancelled` seconds to end."""
         connection, outbox = self._connection, self.outbox
         if not outbox.wait_until_idle(calls):
             outbox.give_up()

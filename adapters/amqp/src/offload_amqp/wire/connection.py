@@ -25,7 +25,7 @@ from offload_amqp.wire.frames import (
 )
 
 SILENT_HEARTBEATS = 2
-"""After so many heartbeats without a sign the other side is taken for dead."""
+"""After this many heartbeats without a sign either side takes the other for dead."""
 MAX_REASON_CHARS = 300
 """Length of what an error says of a frame that can't be read."""
 _WISHES = {
