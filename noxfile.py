@@ -15,7 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "newest", "conformance", "mutants", "wheels"]
+nox.options.sessions = ["lint", "types", "newest", "conformance", "mutants", "wheels"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -34,7 +34,7 @@ LOOPS = {
     "asyncio": ["adapters/amqp", "adapters/simple", "adapters/sqlite"],
     "uvloop": ["adapters/redis", "tests"],
 }
-"""What `newest` tests, on which loop; `tests` the rest."""
+"""What `newest` tests, on which loop; `conformance` and `tests` the rest."""
 IN_PARALLEL = ["-n", "4"]
 """For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
@@ -127,14 +127,18 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *SOURCES, "benchmarks", "noxfile.py", "core/typing_tests")
 
 
-@nox.session
+def rest() -> list[str]:
+    """The tests that `newest` doesn't run: of the engine, the kit and the docs."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
+    paths = project["tool"]["pytest"]["ini_options"]["testpaths"]
+    return [path for path in paths if all(path not in folders for folders in LOOPS.values())]
+
+
+@nox.session(default=False)
 def tests(session: nox.Session) -> None:
     """Test the engine, the kit and the docs, on this Python. Arguments go to pytest."""
     install(session)
-    project = nox.project.load_toml(ROOT / "pyproject.toml")
-    paths = project["tool"]["pytest"]["ini_options"]["testpaths"]
-    rest = [path for path in paths if all(path not in folders for folders in LOOPS.values())]
-    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest))
+    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest()))
 
 
 @nox.session(default=False)
@@ -151,7 +155,7 @@ def coverage(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """Test the adapters, on the newest Python here, and partly on uvloop.
 
-    With `tests` it runs each test once; `nox -s matrix` runs them all on each Python and loop.
+    With `conformance` it runs each test once; `nox -s matrix` all of them on each Python and loop.
     """
     install(session)
     for loop, folders in LOOPS.items():
@@ -168,9 +172,13 @@ def matrix(session: nox.Session, loop: str) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Certify every adapter, and one that hands its jobs over, verify what that wrote, and soak."""
+    """Certify every adapter, and one that hands its jobs over, verify what that wrote, and soak.
+
+    Certificates wait for more than half of their time, for leases to end and servers to return.
+    In it the tests of the engine, the kit and the docs run; they yield, for they measure no time.
+    """
     install(session)
-    for certificate in certify_all(session):
+    for certificate in certify_all(session, tests=["nice", "-n", "19", "pytest", "-n", "2", *rest()]):
         session.run("offload", "verify", str(certificate))
     brief = ["--jobs", "10000", "--seconds", "10", "--server-kills", "1"]
     soaks = {f"soak {url[:5]}": ["offload", "soak", url, *brief] for url in SERVERS}
@@ -196,8 +204,8 @@ def certify_kinds(session: nox.Session) -> list[Path]:
     return [folder / variant / "mutant.json" for variant in KINDS]
 
 
-def certify_all(session: nox.Session) -> list[Path]:
-    """Certify every adapter; the certificates."""
+def certify_all(session: nox.Session, **beside: Sequence[str]) -> list[Path]:
+    """Certify every adapter, beside other commands; the certificates."""
     folder = Path(session.create_tmp()).resolve() / "certificates"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -211,9 +219,8 @@ def certify_all(session: nox.Session) -> list[Path]:
     )
     names = {url.partition(":")[0]: url for url in urls}
     certify = ["offload", "certify", "--out", str(folder)]
-    side_by_side(
-        session, {name: [*certify, url] for name, url in names.items()}, KIT_ENV, at_once=3
-    )
+    certifying = {name: [*certify, url] for name, url in names.items()}
+    side_by_side(session, {**beside, **certifying}, KIT_ENV, at_once=3 + len(beside))
     return [folder / f"{name}.json" for name in names]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from offload import Counts, DeadLetterStore, Entry, Leases, QueueCounts
 from offload_conformance.logs import Masked
-from offload_conformance.tracing import DRIVER_CALLS, TRACE, traced
+from offload_conformance.tracing import TRACE, traced
+from offload_conformance.wrapping import DRIVER_CALLS, wrapped
 
 
 class Subscription:
@@ -40,7 +41,7 @@ def trace(tmp_path, monkeypatch):
 
 
 async def test_what_it_offers_is_what_it_offered(trace):
-    driver = traced(Driver(), DRIVER_CALLS, "driver-1")
+    driver = wrapped(Driver(), DRIVER_CALLS, "driver-1", traced())
     assert isinstance(driver, Counts)
     assert not isinstance(driver, DeadLetterStore)
     subscription = await driver.subscribe(["default"])
@@ -52,7 +53,7 @@ async def test_what_it_offers_is_what_it_offered(trace):
 
 
 async def test_a_failure_is_told_and_raised_without_a_secret(trace):
-    driver = traced(Driver(), DRIVER_CALLS, "driver-1", Masked("redis://user:hush@host"))
+    driver = wrapped(Driver(), DRIVER_CALLS, "driver-1", traced(Masked("redis://user:hush@host")))
     with pytest.raises(OSError, match="hush"):
         await driver.enqueue(entries=[Entry("a", "default", b"body")])
     (line,) = trace()

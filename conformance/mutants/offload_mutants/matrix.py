@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,9 +37,9 @@ from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-RIGHT_AT_ONCE, WRONG_AT_ONCE = 4, 10
+RIGHT_AT_ONCE, WRONG_AT_ONCE = 5, 10
 """For two cores: the run of a mutant is idle for nine tenths of its time."""
-DEADLINE = "8"
+DEADLINE = "6"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
 LEAST = 2
@@ -111,8 +112,9 @@ def runs() -> ForkServerContext:
     """Where the runs come from: a process that has loaded all that each of them needs."""
     context = multiprocessing.get_context("forkserver")
     tests = pkgutil.iter_modules(suite.__path__, f"{suite.__name__}.")
-    loaded = ["offload_conformance.commands", "offload_conformance.plugin", "pytest_asyncio.plugin"]
-    context.set_forkserver_preload([*loaded, "offload_mutants", *(test.name for test in tests)])
+    plugins = (plugin.module for plugin in entry_points(group="pytest11"))
+    loaded = ("offload_conformance.commands", "offload_mutants", *plugins)
+    context.set_forkserver_preload([*loaded, *(test.name for test in tests)])
     return context
 
 

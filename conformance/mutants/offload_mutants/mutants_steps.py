@@ -1,4 +1,4 @@
-"""Slips of an author who takes two steps for one, looks too early, or leaves something running."""
+"""Slips of an author who takes two steps for one, looks too early, or leaves something."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from offload import Delivery, Entry
+from offload import Delivery, Entry, Fetched
+from offload_mutants import net_wire as wire
+from offload_mutants.net_driver import NetDriver, NetSubscription
 from offload_mutants.registry import mutant
-from offload_mutants.sql_driver import SqlDriver
+from offload_mutants.sql_driver import SqlDriver, SqlSubscription
 from offload_simple.driver import SimpleDriver
 
 # Two steps.
@@ -99,3 +101,69 @@ class LeavesItsHelper(SimpleDriver):
     def begin_helper(self) -> None:
         code = "import os, time\nwhile os.getppid() != 1: time.sleep(0.5)"
         self.helper = subprocess.Popen([sys.executable, "-c", code])
+
+
+# Between a look and the wait after it.
+
+
+class _ClearsItsFlagInWait(SqlSubscription):
+    async def fetch(self, limit: int) -> Fetched:
+        return Fetched(await self.driver.call(self.driver.fetch, self.owner, self.queues, limit))
+
+    async def wait(self, timeout: float) -> None:
+        self.arrived.clear()
+        await super().wait(timeout)
+
+
+@mutant("PERF-9", "DIST-6", base="sql")
+class ClearsItsFlagInWait(SqlDriver):
+    """Forgets a ring that came after its look, and looks again a third of a second later."""
+
+    poll = 0.3
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        self.subscription = _ClearsItsFlagInWait(self, queues)
+        return self.subscription
+
+
+class _ListensWhileItWaits(SqlSubscription):
+    async def wait(self, timeout: float) -> None:
+        self.driver.subscription = self
+        try:
+            await super().wait(timeout)
+        finally:
+            self.driver.subscription = None
+
+
+@mutant("PERF-9", "DIST-6", base="sql")
+class ListensWhileItWaits(SqlDriver):
+    """Is told of what comes while it waits, and of nothing else."""
+
+    poll = 0.3
+
+    async def subscribe(self, queues: Sequence[str]) -> SqlSubscription:
+        return _ListensWhileItWaits(self, queues)
+
+
+# On its way at a stop.
+
+
+class _PopsInItsWait(NetSubscription):
+    popped: Sequence[Delivery] = ()
+
+    async def fetch(self, limit: int) -> Fetched:
+        popped, self.popped = self.popped, ()
+        return Fetched(popped) if popped else await super().fetch(limit)
+
+    async def wait(self, timeout: float) -> None:
+        await super().wait(timeout)
+        request = wire.Fetch(self._driver.namespace, self._queues, 1)
+        self.popped = [*self.popped, *(await self._driver.call(request)).deliveries]
+
+
+@mutant("LIFE-7", "LIFE-9", "CONC-4", "DUR-2", base="net")
+class PopsInItsWait(NetDriver):
+    """Waits with a pop that a stop cancels: what was on its way comes when the lease has ended."""
+
+    async def subscribe(self, queues: Sequence[str]) -> NetSubscription:
+        return _PopsInItsWait(self, queues)

@@ -23,6 +23,7 @@ from offload_conformance.proxy import FaultProxy, moved
 from offload_conformance.puppets import Troupe
 from offload_conformance.stage import DEADLINE, Stage
 from offload_conformance.tracing import connect
+from offload_conformance.wrapping import Wrap
 
 SOON = offload.constant(timedelta(milliseconds=60))
 """A backoff that is short enough to wait for and long enough to measure."""
@@ -69,10 +70,14 @@ class Lab(Needs):
         return url + joint + "&".join(f"{name}={value}" for name, value in options.items())
 
     def worker(
-        self, *, puppets: bool = True, through: FaultProxy | None = None, **options: object
+        self,
+        *wraps: Wrap,
+        puppets: bool = True,
+        through: FaultProxy | None = None,
+        **options: object,
     ) -> Worker:
         """A new worker in this process; stopped when the test ends."""
-        worker = connect(self.make_url(through, **options))
+        worker = connect(self.make_url(through, **options), *wraps)
         troupe = Troupe(self.stage.address, worker, next(self._names))
         if puppets:
             worker.register("act", troupe.act, backoff=SOON)

@@ -53,6 +53,10 @@ class Recorder:
             self._console.print(f"{self._rule}: {verdict}")
         self._rule = rule
 
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Let pytest not search for the source of a failure, which the kit tells in its words."""
+        config.option.tbstyle = "native"
+
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """What can't be imported can't be proved."""
         if report.failed:

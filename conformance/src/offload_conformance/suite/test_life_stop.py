@@ -124,49 +124,6 @@ async def test_LIFE_7_what_may_not_perform_is_given_back(lab: Lab) -> None:
     lab.check("each_once", tag="child")
 
 
-STOPS = 40
-"""How often a worker stops amid its fetches."""
-PHASE = 0.00025
-"""Seconds by which each stop comes later after a start, or after a perform, than that before it."""
-BACKLOG = 300
-SOME = 10
-SHORT: dict[str, list[list[Any]]] = {"*": [["work", 0.002]]}
-
-
-async def test_LIFE_7_nothing_stays_with_a_worker_that_stops_amid_its_fetches(lab: Lab) -> None:
-    """What it has taken goes back, wherever it was on its way, and as if it had not been taken."""
-    worker = lab.worker(concurrency=2)
-    other = lab.worker(concurrency=2) if lab.claims.distributed else worker
-    await lab.perform_many(other, "job", BACKLOG, do=SHORT)
-    for number in range(STOPS):
-        await worker.start()
-        await asyncio.sleep(number * PHASE)
-        await worker.stop()
-    await other.start()
-    await all_run_at_once(lab, BACKLOG)
-    if other is not worker:
-        await other.stop()
-        other = lab.worker(concurrency=2)
-        for number in range(STOPS):  # and when it waits, and some come
-            await worker.start()
-            coming = lab.perform_many(other, "job", SOME, do=SHORT)
-            performing = asyncio.create_task(coming)
-            if number % 2:  # else it may stop before they are there
-                await performing
-            await asyncio.sleep(number * PHASE)
-            await worker.stop()
-            await performing
-        await other.start()
-        await all_run_at_once(lab, BACKLOG + STOPS * SOME)
-    lab.check("each_once")
-
-
-async def all_run_at_once(lab: Lab, count: int) -> None:
-    """So many jobs end, and none by the end of a lease, which would count as an attempt."""
-    await lab.until_ended(count, "job")
-    lab.check("attempts", tag="job", expected=[1] * count)
-
-
 async def test_LIFE_8_every_stop_returns_after_the_one_drain(lab: Lab) -> None:
     worker = lab.worker()
     await worker.start()

@@ -38,6 +38,8 @@ OUTAGE = 1.0
 """Seconds in which it tries to reconnect in vain."""
 RECONNECTING = 5
 """Jobs after a cut that may still find a part of the way closed."""
+BETWEEN = 10
+"""Jobs that come between a look and the wait after it."""
 BUSY_HOST_MS = 150.0
 """What one job in ten may take longer: the host has other work now and then."""
 
@@ -89,6 +91,47 @@ async def perform_after_a_long_rest(lab: Lab, *, by_others: bool) -> None:
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
     lab.check("began_within", tag="rested", limit_ms=limit_ms)
     lab.check("each_once")
+
+
+async def perform_before_it_waits(lab: Lab, performer: Worker | None = None) -> None:
+    """Perform jobs when a driver has looked and found none, each just before the wait after that.
+
+    Whole workers show no such moment: their jobs come as their handlers have ended.
+    """
+    performed = 0
+
+    async def perform() -> None:
+        nonlocal performed
+        if performed < BETWEEN:
+            performed += 1
+            await lab.perform(performer or worker, "between")
+
+    def before_waiting(method: Any, call: str, _: str) -> Any:
+        async def wait(timeout: float) -> None:
+            await perform()
+            await method(timeout)
+
+        return wait if call == "wait" else method
+
+    worker = lab.worker(before_waiting)
+    await worker.start()
+    await lab.fence(worker)
+    for number in range(BETWEEN):
+        if performed == number:
+            await perform()
+        await lab.until_ended(number + 1, "between")
+    limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
+    lab.check("began_within", tag="between", limit_ms=limit_ms)
+    lab.check("each_once")
+
+
+async def test_PERF_9_woken_between_its_look_and_its_wait(lab: Lab) -> None:
+    await perform_before_it_waits(lab)
+
+
+async def test_DIST_6_woken_between_its_look_and_its_wait(lab: Lab) -> None:
+    lab.need("distributed")
+    await perform_before_it_waits(lab, lab.worker(puppets=False))
 
 
 @pytest.mark.slow
