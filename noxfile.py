@@ -15,7 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "newest", "conformance", "mutants", "wheels"]
+nox.options.sessions = ["lint", "types", "tests", "newest", "conformance", "mutants", "wheels"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -34,7 +34,9 @@ LOOPS = {
     "asyncio": ["adapters/amqp", "adapters/simple", "adapters/sqlite"],
     "uvloop": ["adapters/redis", "tests"],
 }
-"""What `newest` tests, on which loop; `conformance` and `tests` the rest."""
+"""What `newest` tests, on which loop; `tests` and `conformance` the rest, on asyncio."""
+YIELDING = ["core", "docs", "README.md"]
+"""What `conformance` tests, in the time in which certificates wait: none of it is in a hurry."""
 IN_PARALLEL = ["-n", "4"]
 """For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
@@ -127,18 +129,15 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *SOURCES, "benchmarks", "noxfile.py", "core/typing_tests")
 
 
-def rest() -> list[str]:
-    """The tests that `newest` doesn't run: of the engine, the kit and the docs."""
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test the kit, on this Python. Arguments go to pytest."""
+    install(session)
     project = nox.project.load_toml(ROOT / "pyproject.toml")
     paths = project["tool"]["pytest"]["ini_options"]["testpaths"]
-    return [path for path in paths if all(path not in folders for folders in LOOPS.values())]
-
-
-@nox.session(default=False)
-def tests(session: nox.Session) -> None:
-    """Test the engine, the kit and the docs, on this Python. Arguments go to pytest."""
-    install(session)
-    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest()))
+    elsewhere = {*YIELDING, *(path for folders in LOOPS.values() for path in folders)}
+    rest = [path for path in paths if path not in elsewhere]
+    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest))
 
 
 @nox.session(default=False)
@@ -155,7 +154,8 @@ def coverage(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """Test the adapters, on the newest Python here, and partly on uvloop.
 
-    With `conformance` it runs each test once; `nox -s matrix` all of them on each Python and loop.
+    With `tests` and `conformance` each test runs once; `nox -s matrix` runs all of them on each
+    Python and loop.
     """
     install(session)
     for loop, folders in LOOPS.items():
@@ -174,11 +174,12 @@ def matrix(session: nox.Session, loop: str) -> None:
 def conformance(session: nox.Session) -> None:
     """Certify every adapter, and one that hands its jobs over, verify what that wrote, and soak.
 
-    Certificates wait for more than half of their time, for leases to end and servers to return.
-    In it the tests of the engine, the kit and the docs run; they yield, for they measure no time.
+    Certificates wait for more than half of their time. In it the tests of the engine and of the
+    docs run, which leave the processor to them.
     """
     install(session)
-    for certificate in certify_all(session, tests=["nice", "-n", "19", "pytest", "-n", "2", *rest()]):
+    beside = ["nice", "-n", "19", "pytest", "-n", "2", *YIELDING]
+    for certificate in certify_all(session, tests=beside):
         session.run("offload", "verify", str(certificate))
     brief = ["--jobs", "10000", "--seconds", "10", "--server-kills", "1"]
     soaks = {f"soak {url[:5]}": ["offload", "soak", url, *brief] for url in SERVERS}
