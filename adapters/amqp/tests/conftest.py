@@ -50,6 +50,19 @@ class OwnBroker(PrivateBroker):
         super().__init__(DEFAULT_PROGRAM, self.port, folder, settings)
         self.name = self._environment()["RABBITMQ_NODENAME"]
 
+    def add_user(self, name: str, password: str) -> None:
+        self.ask("PUT", f"users/{name}", {"password": password, "tags": ""})
+
+    def permit(self, user: str, vhost: str = "/", configure: str = ".*") -> None:
+        """Let a user in, to write and to read everything."""
+        permissions = {"configure": configure, "write": ".*", "read": ".*"}
+        self.ask("PUT", f"permissions/{quote(vhost, safe='')}/{user}", permissions)
+
+    def add_vhost(self, name: str) -> None:
+        """Add a vhost, and let the user in who is there from the start."""
+        self.ask("PUT", f"vhosts/{quote(name, safe='')}", {})
+        self.permit("guest", name)
+
     async def control(self, *command: str) -> str:
         process = await asyncio.create_subprocess_exec(
             *(CONTROL, "--node", self.name, "--quiet", *command),

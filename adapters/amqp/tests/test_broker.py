@@ -290,8 +290,8 @@ def shown_of(error):
 async def test_conf_5_no_password_is_ever_shown(make, broker, wire, space, caplog, recorder):
     """Not in errors, their causes, logs of all levels, nor representations."""
     caplog.set_level(logging.DEBUG)
-    await broker.control("add_user", "canary", CANARY)
-    await broker.control("set_permissions", "canary", ".*", ".*", ".*")
+    broker.add_user("canary", CANARY)
+    broker.permit("canary")
     good = wire.url.replace("//", f"//canary:{quote(CANARY, safe='')}@")
     bad = wire.url.replace("//", f"//canary:{quote(CANARY + '!', safe='')}@")
     shown = []
@@ -326,16 +326,16 @@ async def test_conf_5_no_password_is_ever_shown(make, broker, wire, space, caplo
 
 
 async def test_conn_2_a_user_without_rights(make, broker):
-    await broker.control("add_user", "poor", "poor")
+    broker.add_user("poor", "poor")
     url = broker.url.replace("//", "//poor:poor@")
     with pytest.raises(BackendError, match="the user may not enter it"):
         await make(url).perform(Job("note"))
 
 
 async def test_conn_2_a_user_whose_connections_are_used_up_is_told_so(make, broker):
-    await broker.control("add_user", "few", "few")
-    await broker.control("set_permissions", "few", ".*", ".*", ".*")
-    await broker.control("set_user_limits", "few", '{"max-connections": 0}')
+    broker.add_user("few", "few")
+    broker.permit("few")
+    broker.ask("PUT", "user-limits/few/max-connections", {"value": 0})
     url = broker.url.replace("//", "//few:few@")
     with pytest.raises(BackendUnavailableError, match="connection limit"):
         await make(url).perform(Job("note"))

@@ -26,15 +26,10 @@ async def run(*arguments):
 @pytest.fixture(scope="session")
 def limited(broker):
     """The URL of a user who may configure nothing, neither in `/` nor in the vhost `other`."""
-
-    async def add():
-        await broker.control("add_vhost", "other")
-        await broker.control("add_user", "reader", "lovelace")
-        for vhost in ("/", "other"):
-            await broker.control("set_permissions", "-p", vhost, "reader", "^$", ".*", ".*")
-        await broker.control("set_permissions", "-p", "other", "guest", ".*", ".*", ".*")
-
-    asyncio.run(add())
+    broker.add_vhost("other")
+    broker.add_user("reader", "lovelace")
+    for vhost in ("/", "other"):
+        broker.permit("reader", vhost, configure="^$")
     return broker.url.replace("//", "//reader:lovelace@")
 
 
@@ -43,10 +38,9 @@ async def declare(url, space):
     assert told.exit_code == 0, told.output
 
 
-async def import_definitions(broker, url, space, folder):
+async def import_definitions(broker, url, space):
     told = await run(f"{url}?namespace={space}", "--json")
-    (folder / "definitions.json").write_text(told.stdout)
-    await broker.control("import_definitions", str(folder / "definitions.json"))
+    broker.ask("POST", "definitions", json.loads(told.stdout))
 
 
 # -- the command -----------------------------------------------------------------
@@ -106,10 +100,10 @@ async def test_who_may_not_declare_is_told(limited, space):
 
 
 @pytest.fixture(params=["declared", "imported", "declared again"])
-async def prepared(request, broker, limited, space, tmp_path):
+async def prepared(request, broker, limited, space):
     """The URL, when an operator has declared what is needed for it, this way or that."""
     if request.param == "imported":
-        await import_definitions(broker, f"{limited}/other", space, tmp_path)
+        await import_definitions(broker, f"{limited}/other", space)
         return f"{limited}/other"
     for _ in range(1 + (request.param == "declared again")):
         await declare(broker.url, space)
@@ -145,18 +139,18 @@ async def test_a_worker_that_may_configure_nothing(make, prepared, recorder):
         assert asked + delay - 0.03 <= recorder.started_at[job_id]
 
 
-async def test_the_definitions_are_what_a_worker_declares(make, broker, space, tmp_path):
+async def test_the_definitions_are_what_a_worker_declares(make, broker, space):
     """One with rights refuses nothing that was imported, and adds nothing to it."""
-    await import_definitions(broker, broker.url, space, tmp_path)
+    await import_definitions(broker, broker.url, space)
 
-    async def there():
-        found = await broker.control("list_bindings")
-        return sorted(line for line in found.splitlines() if f"{space}." in line)
+    def there():
+        found = map(json.dumps, broker.ask("GET", "bindings"))
+        return sorted(each for each in found if f"{space}." in each)
 
-    imported = await there()
+    imported = there()
     assert len(imported) > 2 * LEVELS
     await make().perform_in(Job("note"), timedelta(days=3000))
-    assert await there() == imported
+    assert there() == imported
 
 
 # -- what is missing ---------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import quote
 
 import pytest
@@ -84,7 +83,7 @@ def test_all_other_names_fit_in_a_short_string(namespace, queue):
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 async def test_the_longest_names_work(connect, broker, recorder, queue_type, vhost):
     """From a perform to a dead letter that is requeued, and a delay."""
-    await declare_vhost(broker, vhost)
+    broker.add_vhost(vhost)
     namespace, queue = queue_type[0] * 118, "q" * 120
     worker = connect(
         f"{broker.url}/{quote(vhost, safe='')}",
@@ -106,16 +105,3 @@ async def test_the_longest_names_work(connect, broker, recorder, queue_type, vho
         await log.until("job_dead", 2)
         assert (await worker.counts())[queue].dead == 1
         assert await worker.dead_letters.discard([letter.id]) == [letter.id]
-
-
-async def declare_vhost(broker, vhost):
-    """By the API: the control program takes no odd names."""
-    definitions = {
-        "vhosts": [{"name": vhost}],
-        "permissions": [
-            {"user": "guest", "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"}
-        ],
-    }
-    file = broker._folder / "vhost.json"
-    file.write_text(json.dumps(definitions))
-    await broker.control("import_definitions", str(file))
