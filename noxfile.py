@@ -15,7 +15,7 @@ import nox
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "newest", "conformance", "mutants", "wheels"]
+nox.options.sessions = ["lint", "types", "newest", "conformance", "mutants", "wheels"]
 # Of the supported versions, those that aren't here are named and skipped.
 nox.options.error_on_missing_interpreters = False
 nox.options.download_python = "never"
@@ -31,12 +31,14 @@ RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 """Not the script on the path, which runs it as another user."""
 SUPPORTED = ["3.11", "3.12", "3.13", "3.14"]
 LOOPS = {
-    "asyncio": ["adapters/amqp", "adapters/simple", "adapters/sqlite"],
+    "asyncio": ["conformance/tests", "adapters/amqp", "adapters/simple", "adapters/sqlite"],
     "uvloop": ["adapters/redis", "tests"],
 }
-"""What `newest` tests, on which loop; `tests` and `conformance` the rest, on asyncio."""
+"""What `newest` tests, on which loop."""
 YIELDING = ["core", "docs", "README.md"]
 """What `conformance` tests, in the time in which certificates wait: none of it is in a hurry."""
+CLUSTER = "adapters/amqp/tests/test_cluster.py"
+"""Three brokers that are killed in turn: as long as all the other tests of RabbitMQ."""
 IN_PARALLEL = ["-n", "4"]
 """For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
@@ -129,15 +131,18 @@ def types(session: nox.Session) -> None:
     session.run("mypy", *SOURCES, "benchmarks", "noxfile.py", "core/typing_tests")
 
 
-@nox.session
+@nox.session(default=False)
 def tests(session: nox.Session) -> None:
-    """Test the kit, on this Python. Arguments go to pytest."""
+    """Test everything, on this Python. Arguments go to pytest."""
     install(session)
-    project = nox.project.load_toml(ROOT / "pyproject.toml")
-    paths = project["tool"]["pytest"]["ini_options"]["testpaths"]
-    elsewhere = {*YIELDING, *(path for folders in LOOPS.values() for path in folders)}
-    rest = [path for path in paths if path not in elsewhere]
-    session.run("pytest", *IN_PARALLEL, *(session.posargs or rest))
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
+
+
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """Test RabbitMQ as a cluster of three, whose nodes are killed in turn."""
+    install(session)
+    session.run("pytest", CLUSTER)
 
 
 @nox.session(default=False)
@@ -152,14 +157,15 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def newest(session: nox.Session) -> None:
-    """Test the adapters, on the newest Python here, and partly on uvloop.
+    """Test the kit and the adapters, on the newest Python here, and partly on uvloop.
 
-    With `tests` and `conformance` each test runs once; `nox -s matrix` runs all of them on each
+    With `conformance` and `cluster` each test runs once; `nox -s matrix` runs all of them on each
     Python and loop.
     """
     install(session)
     for loop, folders in LOOPS.items():
-        session.run("pytest", *IN_PARALLEL, *folders, env={"OFFLOAD_TEST_LOOP": loop})
+        tests = [*folders, f"--ignore={CLUSTER}"]
+        session.run("pytest", *IN_PARALLEL, *tests, env={"OFFLOAD_TEST_LOOP": loop})
 
 
 @nox.session(python=SUPPORTED, default=False)
