@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from watched import nothing
+from watched import DEADLINE, nothing
 
-from offload import BackendUnavailableError, Job, State, Verdict, WorkerStoppedError
+from offload import BackendError, BackendUnavailableError, Job, State, Verdict, WorkerStoppedError
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -29,6 +29,24 @@ async def test_a_stop_cancels_what_hangs(name, watched):
     await worker.stop()
     assert asyncio.get_running_loop().time() - begun < 1.0
     assert name in watch.cancelled
+
+
+async def test_a_stop_does_not_wait_for_a_verdict_that_is_refused_meanwhile(watched):
+    worker, watch = watched("grace=60s")
+    worker.register("job", nothing)
+    watch.gates["settle"] = asyncio.Event()
+    watch.errors["settle"] = [BackendError("refused") for _ in range(10)]
+    await worker.start()
+    job_id = await worker.perform(Job("job"))
+    await watch.until(lambda: watch.under_way["settle"] and watch.under_way["wait"])
+    async with asyncio.timeout(DEADLINE):
+        stopping = asyncio.create_task(worker.stop())
+        await watch.until(lambda: "wait" in watch.cancelled)
+        for _ in range(10):  # until it waits for the verdict
+            await asyncio.sleep(0)
+        watch.gates["settle"].set()
+        report = await stopping
+    assert report.lost == (job_id,)
 
 
 async def stop_soon(worker) -> None:

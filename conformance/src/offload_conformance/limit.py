@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from offload_conformance.lab import RuleBrokenError
 from offload_conformance.leaks import LIMIT_THREAD
@@ -102,6 +102,18 @@ def stack_of(frame: FrameType | None, loop: asyncio.AbstractEventLoop | None) ->
     with contextlib.suppress(RuntimeError):  # they change meanwhile
         tasks = asyncio.all_tasks(loop) if loop is not None else tasks
     for task in sorted(tasks, key=lambda task: task.get_name()):
-        where = "".join("".join(traceback.format_stack(f, 1)) for f in task.get_stack(limit=3))
+        where = "".join("".join(traceback.format_stack(each, 1)) for each in frames_of(task))
         told += f"  {task.get_name()} waits at\n{where}"
     return told
+
+
+def frames_of(task: asyncio.Task[object]) -> list[FrameType]:
+    """What each coroutine waits for, from that of the task on; asyncio tells of that one alone."""
+    frames: list[FrameType] = []
+    waits: Any = task.get_coro()
+    while waits is not None:
+        # A coroutine, or a generator, as those of `def` functions that are awaited.
+        if frame := getattr(waits, "cr_frame", None) or getattr(waits, "gi_frame", None):
+            frames.append(frame)
+        waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)
+    return frames[-FRAMES:]

@@ -192,7 +192,8 @@ async def lab(
         try:
             yield lab
         finally:
-            await lab.close()
+            # As a task, whose stack can be told if it hangs; that of a fixture can't.
+            await asyncio.create_task(lab.close())
     if not history.named("failed", "unverified"):
         lab.equal("left behind", [], Belongings.now().more_than(before))
         lab.conclude()

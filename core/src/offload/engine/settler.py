@@ -190,6 +190,7 @@ class Settler:
         self._told.tell(settlement, context, error)
         self._refusals += not self._refused
         self._set_aside(self._refused, [item])
+        self._settled([], (), ())  # a stop waits for this one no longer
 
     def _set_aside(self, where: Batch, items: Batch) -> None:
         """Let others pass, and try these again later."""
