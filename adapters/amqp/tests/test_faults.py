@@ -307,6 +307,23 @@ async def test_conn_1_verdicts_and_due_jobs_share_a_half_open_wire(make, wire, r
     await log.until("job_succeeded", 3)
 
 
+async def test_fifo_1_jobs_that_suddenly_take_longer(make, recorder):
+    """The engine has taken so many ahead that it doesn't fetch for a while: it isn't stuck."""
+    worker = make(concurrency=1)
+
+    async def work(args):
+        await asyncio.sleep(0.05)
+        await recorder.note(args)
+
+    worker.register("note", recorder.note)
+    worker.register("work", work)
+    names = 8 * (100 * ["note"] + 10 * ["work"])
+    await worker.perform_many([Job(name, {"n": n}) for n, name in enumerate(names)])
+    await worker.start()
+    await recorder.until_started(len(names))
+    assert [args["n"] for args in recorder.args] == [*range(len(names))]
+
+
 async def test_a_stale_job_that_can_t_be_given_back_is_not_forgotten(make, wire, recorder, drained):
     worker, performer = make(wire.url, queues="a,b", concurrency=1), make()
     worker.register("hold", recorder.hold)

@@ -30,7 +30,7 @@ MOST_AHEAD = 65_535
 REMINDER_SECONDS = 60.0
 """Time between two warnings that due jobs can't be moved."""
 STALE_SECONDS = 0.2
-"""What nobody fetches for so long goes back for others to take."""
+"""What waits while the engine calls nothing for so long goes back for others to take."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries to connect."""
 STEADY_SECONDS = 10.0
@@ -61,7 +61,8 @@ class Consumer:
         self.ready: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
-        self.last_fetch = 0.0
+        self.last_call = 0.0
+        """When the engine fetched, or settled a job that had ended: it isn't stuck."""
         self._ledger = Ledger()
         self._acknowledging: set[asyncio.Task[None]] = set()
         self._pause = FIRST_PAUSE
@@ -228,7 +229,7 @@ class Consumer:
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing new is taken, since nobody fetched what there was."""
+        """Whether nothing new is taken, since the engine didn't fetch what there was."""
         return not self._generation.work.is_consuming
 
     async def resize(self, prefetch: int) -> None:
@@ -246,10 +247,10 @@ class Consumer:
             self._prefetch = prefetch
 
     async def _give_back_stale(self) -> None:
-        """Consume no more while nobody fetches, and give back what nobody fetched."""
+        """Consume no more while the engine is stuck, and give back what it didn't fetch."""
         while True:
             await asyncio.sleep(STALE_SECONDS)
-            stale = time.monotonic() - self.last_fetch > STALE_SECONDS
+            stale = time.monotonic() - self.last_call > STALE_SECONDS
             if not stale or not any(self.ready.values()) or self._generation.lost.is_set():
                 continue
             async with self._changing:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Collection, Sequence
 
-from offload import Delivery, Fetched, Settlement
+from offload import Delivery, Fetched, Settlement, Verdict
 from offload_amqp.connection import Broker
 from offload_amqp.consumer import Consumer
 from offload_amqp.names import Names
@@ -61,7 +61,7 @@ class AmqpSubscription:
         consumer = self._consumer
         self._arrived.clear()
         self._is_told = False
-        consumer.last_fetch = time.monotonic()
+        consumer.last_call = time.monotonic()
         deliveries = self._take(limit)
         if not deliveries and consumer.error is not None:
             raise consumer.error
@@ -98,6 +98,8 @@ class AmqpSubscription:
                 await self._arrived.wait()
 
     async def settle(self, settlements: Sequence[Settlement]) -> Collection[Delivery]:
+        if any(each.verdict is not Verdict.RELEASE for each in settlements):
+            self._consumer.last_call = time.monotonic()
         return await self._thread.call(self._consumer.settle(settlements))
 
     async def close(self) -> None:
