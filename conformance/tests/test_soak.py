@@ -90,6 +90,24 @@ def test_a_scheduled_job_is_doubled_by_a_death_while_it_changes_hands(
     assert outcome.explained == ({"a death while it changed hands": 1} if explains else {})
 
 
+@pytest.mark.parametrize(
+    ("worker", "killed", "explains"),
+    [("two", 310, True), ("two", 450, True), ("two", 308, False), ("four", 450, False)],
+)
+def test_a_failed_job_is_doubled_by_a_death_while_it_changes_hands(
+    ledger, worker, killed, explains
+):
+    """Both it and its retry are left: they run at once, or one after the other."""
+    ledger.accepted["c"] = Accepted(300, 300)
+    ledger.read("two", ["started c 1 305", "failed c 1 309"])
+    ledger.read("three", ["started c 2 400", "done c 2 410"])
+    ledger.read("four", ["started c 2 500", "done c 2 510"])
+    ledger.worker_kills[worker] = (killed - 1, killed)
+    outcome = outcome_of(ledger)
+    assert outcome.is_right == explains
+    assert outcome.explained.get("a death while it changed hands", 0) == explains
+
+
 def test_a_job_that_nobody_accepted_needs_a_perform_of_unknown_outcome(ledger):
     ledger.read("one", ["started x 1 700", "done x 1 710"])
     assert not outcome_of(ledger).is_right

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import msgspec
 
@@ -108,9 +107,9 @@ def outcome_of(ledger: Ledger) -> Outcome:
     accepted = ledger.accepted
     begun = {job_id: each[0].began for job_id, each in runs.items()}
     reasons = [
-        (job_id, _reason(accepted.get(job_id), run, again, ledger))
+        (job_id, _reason(accepted.get(job_id), each[:number], again, ledger))
         for job_id, each in runs.items()
-        for run, again in pairwise(each)
+        for number, again in enumerate(each[1:], 1)
     ]
     return Outcome(
         accepted=len(accepted),
@@ -131,8 +130,9 @@ def outcome_of(ledger: Ledger) -> Outcome:
     )
 
 
-def _reason(job: Accepted | None, run: Run, again: Run, ledger: Ledger) -> str:
+def _reason(job: Accepted | None, runs_before: Sequence[Run], again: Run, ledger: Ledger) -> str:
     """Which kill explains that a job ran again; nothing, if none does."""
+    run = runs_before[-1]
     if run.failed:
         return "its failure"
     own = ledger.worker_kills.get(run.worker)
@@ -140,14 +140,18 @@ def _reason(job: Accepted | None, run: Run, again: Run, ledger: Ledger) -> str:
         return "the death of its worker"
     if any(_falls(kill, run.began, again.began) for kill in ledger.server_kills):
         return "the death of the backend"
-    # On some backends a scheduled job changes hands, at the latest when it is due: whoever dies
-    # before the old one is crossed out leaves two.
+    # On some backends a scheduled job changes hands, at the latest when it is due, and a failed one
+    # to be retried: whoever dies before the old one is crossed out leaves two.
+    struck = [
+        _falls(kill, each.ended, again.began)
+        for each in runs_before
+        if each.failed and each.ended is not None
+        if (kill := ledger.worker_kills.get(each.worker)) is not None
+    ]
     if job is not None and job.due > job.performed:
-        struck = [_falls(kill, job.performed, again.began) for kill in ledger.server_kills]
+        struck += [_falls(kill, job.performed, again.began) for kill in ledger.server_kills]
         struck += [_falls(kill, job.due, again.began) for kill in ledger.worker_kills.values()]
-        if any(struck):
-            return "a death while it changed hands"
-    return ""
+    return "a death while it changed hands" if any(struck) else ""
 
 
 def _falls(kill: tuple[int, int], since: int, until: int) -> bool:
