@@ -29,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 
+from offload.text import plain
 from offload_conformance import suite
 from offload_conformance.authors import free_port
 from offload_conformance.certificate import FULL as FULL_PROFILE
@@ -37,9 +38,9 @@ from offload_conformance.rules import CHAPTERS, RULES
 from offload_conformance.verdicts import Verdict
 from offload_mutants.registry import VARIANTS, Variant
 
-RIGHT_AT_ONCE, WRONG_AT_ONCE = 5, 10
+RIGHT_AT_ONCE, WRONG_AT_ONCE = 4, 10
 """For two cores: the run of a mutant is idle for nine tenths of its time."""
-DEADLINE = "6"
+DEADLINE = "8"
 """Seconds that the kit waits for what must happen: a mutant lets it wait again and again."""
 TIMEOUT = 300
 LEAST = 2
@@ -62,6 +63,8 @@ class Row:
     """The rules that failed."""
     open: Sequence[str] = ()
     """The rules that are neither passed, nor failed, nor unclaimed."""
+    reasons: Sequence[str] = ()
+    """Why these rules failed or are open."""
     trouble: str = ""
     """Why the kit said nothing."""
     seconds: float = 0.0
@@ -99,11 +102,12 @@ class Row:
     def __str__(self) -> str:
         text = f"{self.variant.breaks or 'benign':<8} {self.verdict:<12} {self.seconds:4.0f} s  "
         text += f"{self.variant.name:<44}"
+        why = (self.trouble.partition(": ")[2], *self.reasons)
         told = {
             "also": [rule for rule in self.fallen if rule != self.variant.breaks],
             "UNRELATED": self.strays if self.variant.breaks else [],
             "OPEN": [] if self.variant.breaks else self.open,
-            "why": [why] if (why := self.trouble.partition(": ")[2]) else [],
+            "why": [each for each in why if each and not self.is_right],
         }
         return text + "".join(f"  {name}: {', '.join(what)}" for name, what in told.items() if what)
 
@@ -207,16 +211,19 @@ def url_of(variant: Variant, folder: str) -> str:
 
 def read(variant: Variant, certificate: Certificate) -> Row:
     """What the certificate says of a variant."""
-    fine = (Verdict.PASS, Verdict.NOT_CLAIMED, Verdict.FAIL)
+    fallen = [rule for rule in certificate.rules if rule.verdict == Verdict.FAIL]
+    left = [
+        rule
+        for rule in certificate.rules
+        # In a shorter profile some rules have no test.
+        if rule.verdict not in (Verdict.PASS, Verdict.NOT_CLAIMED, Verdict.FAIL)
+        and (rule.tests or certificate.profile == FULL_PROFILE)
+    ]
     return Row(
         variant,
-        [rule.id for rule in certificate.rules if rule.verdict == Verdict.FAIL],
-        [
-            rule.id
-            for rule in certificate.rules
-            # In a shorter profile some rules have no test.
-            if rule.verdict not in fine and (rule.tests or certificate.profile == FULL_PROFILE)
-        ],
+        [rule.id for rule in fallen],
+        [rule.id for rule in left],
+        [plain(reason) for rule in (*fallen, *left) for reason in rule.reasons],
     )
 
 
