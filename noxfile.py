@@ -184,7 +184,7 @@ def conformance(session: nox.Session) -> None:
     docs run, which leave the processor to them.
     """
     install(session)
-    beside = ["nice", "-n", "19", "pytest", "-n", "2", *YIELDING]
+    beside = ["nice", "-n", "10", "pytest", "-n", "2", *YIELDING]
     for certificate in certify_all(session, tests=beside):
         session.run("offload", "verify", str(certificate))
     brief = ["--jobs", "10000", "--seconds", "10", "--server-kills", "1"]
