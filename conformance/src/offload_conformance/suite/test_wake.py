@@ -98,7 +98,7 @@ async def perform_before_it_waits(lab: Lab, performer: Worker | None = None) -> 
 
     Whole workers show no such moment: their jobs come as their handlers have ended.
     """
-    performed = 0
+    performed, is_driven = 0, False
 
     async def perform() -> None:
         nonlocal performed
@@ -107,17 +107,22 @@ async def perform_before_it_waits(lab: Lab, performer: Worker | None = None) -> 
             await lab.perform(performer or worker, "between")
 
     def before_waiting(method: Any, call: str, _: str) -> Any:
+        nonlocal is_driven
+
         async def wait(timeout: float) -> None:
             await perform()
             await method(timeout)
 
-        return wait if call == "wait" else method
+        if call != "wait":
+            return method
+        is_driven = True
+        return wait
 
     worker = lab.worker(before_waiting)
     await worker.start()
     await lab.fence(worker)
     for number in range(BETWEEN):
-        if performed == number:
+        if not is_driven:
             await perform()
         await lab.until_ended(number + 1, "between")
     limit_ms = lab.limits.lateness / timedelta(milliseconds=1)
