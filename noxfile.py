@@ -36,9 +36,9 @@ LOOPS = {
 }
 """What `newest` tests, on which loop."""
 YIELDING = ["core", "docs", "README.md"]
-"""What `conformance` tests, in the time in which certificates wait: none of it is in a hurry."""
+"""What `conformance` tests at a lower priority, while certificates wait."""
 CLUSTER = "adapters/amqp/tests/test_cluster.py"
-"""Three brokers that are killed in turn: as long as all the other tests of RabbitMQ."""
+"""Three brokers that are killed in turn: minutes, for few tests."""
 IN_PARALLEL = ["-n", "4"]
 """For two cores: a test waits for more than half of its time."""
 SOURCES = [f"{member}/src" for member in ("core", *ADAPTERS, "conformance")]
@@ -180,8 +180,8 @@ def matrix(session: nox.Session, loop: str) -> None:
 def conformance(session: nox.Session) -> None:
     """Certify every adapter, and one that hands its jobs over, verify what that wrote, and soak.
 
-    Certificates wait for more than half of their time. In it the tests of the engine and of the
-    docs run, which leave the processor to them.
+    Certificates leave the processor idle for more than half of their time. Meanwhile the tests of
+    the engine and of the docs run, at a lower priority.
     """
     install(session)
     beside = ["nice", "-n", "10", "pytest", "-n", "2", *YIELDING]

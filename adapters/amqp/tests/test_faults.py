@@ -308,7 +308,7 @@ async def test_conn_1_verdicts_and_due_jobs_share_a_half_open_wire(make, wire, r
 
 
 async def test_fifo_1_jobs_that_suddenly_take_longer(make, recorder):
-    """The engine has taken so many ahead that it doesn't fetch for a while: it isn't stuck."""
+    """An engine that works off what it took ahead doesn't fetch; its jobs keep their order."""
     worker = make(concurrency=1)
 
     async def work(args):

@@ -6,12 +6,13 @@ The workers in other processes write to the same file, which they find in the en
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from offload import Fetched, Worker
@@ -38,42 +39,40 @@ def traced(masked: Callable[[str], str] = str) -> Wrap:
     """What traces a call; what it raised is told as `masked` makes it."""
 
     def trace(method: Callable[..., Any], call: str, on: str) -> Any:
-        def note(arguments: tuple[Any, ...], began: float, outcome: str) -> None:
-            line = {
-                "at": time.time(),
-                "pid": os.getpid(),
-                "on": on,
-                "call": call,
-                "arguments": [size_of(each) for each in arguments],
-                "outcome": outcome,
-                "ms": round((time.monotonic() - began) * 1000, 3),
-            }
-            _write(json.dumps(line))
-
-        def failed(error: BaseException) -> str:
-            return masked(f"{type(error).__name__}: {error}")[:_SHOWN]
+        @contextlib.contextmanager
+        def noted(arguments: tuple[Any, ...]) -> Iterator[list[Any]]:
+            """Note a call within it, with the result that is added to the list."""
+            began, results = time.monotonic(), list[Any]()
+            try:
+                yield results
+            except BaseException as error:
+                outcome = masked(f"{type(error).__name__}: {error}")[:_SHOWN]
+                raise
+            else:
+                outcome = size_of(results[0])
+            finally:
+                line = {
+                    "at": time.time(),
+                    "pid": os.getpid(),
+                    "on": on,
+                    "call": call,
+                    "arguments": [size_of(each) for each in arguments],
+                    "outcome": outcome,
+                    "ms": round((time.monotonic() - began) * 1000, 3),
+                }
+                _write(json.dumps(line))
 
         @functools.wraps(method)
         async def traced_async(*arguments: Any, **named: Any) -> Any:
-            began = time.monotonic()
-            try:
-                result = await method(*arguments, **named)
-            except BaseException as error:
-                note((*arguments, *named.values()), began, failed(error))
-                raise
-            note((*arguments, *named.values()), began, size_of(result))
-            return result
+            with noted((*arguments, *named.values())) as results:
+                results.append(await method(*arguments, **named))
+            return results[0]
 
         @functools.wraps(method)
         def traced_plain(*arguments: Any, **named: Any) -> Any:
-            began = time.monotonic()
-            try:
-                result = method(*arguments, **named)
-            except BaseException as error:
-                note((*arguments, *named.values()), began, failed(error))
-                raise
-            note((*arguments, *named.values()), began, size_of(result))
-            return result
+            with noted((*arguments, *named.values())) as results:
+                results.append(method(*arguments, **named))
+            return results[0]
 
         return traced_async if inspect.iscoroutinefunction(method) else traced_plain
 

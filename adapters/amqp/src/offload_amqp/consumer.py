@@ -30,7 +30,7 @@ MOST_AHEAD = 65_535
 REMINDER_SECONDS = 60.0
 """Time between two warnings that due jobs can't be moved."""
 STALE_SECONDS = 0.2
-"""What waits while the engine calls nothing for so long goes back for others to take."""
+"""Seconds without a call of the engine after which jobs that wait for it go back."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries to connect."""
 STEADY_SECONDS = 10.0
@@ -62,7 +62,7 @@ class Consumer:
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
         self.last_call = 0.0
-        """When the engine fetched, or settled a job that had ended: it isn't stuck."""
+        """When the engine last fetched, or settled a job that had ended, which shows it isn't stuck."""
         self._ledger = Ledger()
         self._acknowledging: set[asyncio.Task[None]] = set()
         self._pause = FIRST_PAUSE

@@ -140,8 +140,8 @@ def _reason(job: Accepted | None, runs_before: Sequence[Run], again: Run, ledger
         return "the death of its worker"
     if any(_falls(kill, run.began, again.began) for kill in ledger.server_kills):
         return "the death of the backend"
-    # On some backends a scheduled job changes hands, at the latest when it is due, and a failed one
-    # to be retried: whoever dies before the old one is crossed out leaves two.
+    # Some backends store a job again before they remove its old copy: a scheduled job at the latest
+    # when it is due, a failed one for its retry. A process that dies in between leaves both copies.
     struck = [
         _falls(kill, each.ended, again.began)
         for each in runs_before

@@ -72,6 +72,6 @@ async def test_LIFE_7_nor_with_one_that_stops_while_a_job_is_on_its_way(lab: Lab
 
 
 async def all_run_at_once(lab: Lab, count: int) -> None:
-    """So many jobs end, and none by the end of a lease, which would count as an attempt."""
+    """Wait until `count` jobs have ended, in attempt 1: an expired lease counts as one, too."""
     await lab.until_ended(count, "job")
     lab.check("attempts", tag="job", expected=[1] * count)
