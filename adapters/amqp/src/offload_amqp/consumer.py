@@ -62,7 +62,7 @@ class Consumer:
         self.error: BackendError | None = None
         """Why nothing is consumed just now."""
         self.last_call = 0.0
-        """When the engine last fetched, or settled a job that had ended, which shows it isn't stuck."""
+        """When the engine last fetched, or settled a job that had ended: it isn't stuck then."""
         self._ledger = Ledger()
         self._acknowledging: set[asyncio.Task[None]] = set()
         self._pause = FIRST_PAUSE
